@@ -1,0 +1,117 @@
+"""Table of array functions on JAX; made only once the caller has loaded JAX."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pavi.ops import unrolled
+from pavi.ops.numpy_ops import NumpyLike
+
+Array: TypeAlias = Any
+
+
+class JaxOps(NumpyLike):
+    """JAX arrays and tracers."""
+
+    name = "jax"
+
+    def __init__(self) -> None:
+        self.jax = sys.modules["jax"]
+        super().__init__(self.jax.numpy)
+
+    def join(self, *xs: Array) -> tuple[Array, ...]:
+        # A NumPy float64 constant must not promote float32 arrays: JAX's arrays fix the dtype.
+        # Python scalars are weakly typed already.
+        own = [x.dtype for x in xs if self._is_float(x)]
+        if not own:
+            return xs
+        dtype = self.xp.result_type(*own)
+        return tuple(
+            x.astype(dtype)
+            if isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind == "f"
+            else x
+            for x in xs
+        )
+
+    def _is_float(self, x: Array) -> bool:
+        return isinstance(x, self.jax.Array) and self.xp.issubdtype(x.dtype, self.xp.floating)
+
+    def _float(self, x: Array) -> Array:
+        x = self.xp.asarray(x)
+        return x if self._is_float(x) else x.astype(self.xp.result_type(float))
+
+    def maximum(self, a: Array, b: Array) -> Array:
+        # At a tie the gradient goes to `a`, as in TensorFlow (jax.numpy would halve it).
+        a, b = self.join(a, b)
+        return self.xp.where((a >= b) | (a != a), a, b)
+
+    def minimum(self, a: Array, b: Array) -> Array:
+        a, b = self.join(a, b)
+        return self.xp.where((a <= b) | (a != a), a, b)
+
+    def sigmoid(self, x: Array) -> Array:
+        return self.jax.nn.sigmoid(x)
+
+    def softplus(self, x: Array) -> Array:
+        return self.jax.nn.softplus(x)
+
+    def lgamma(self, x: Array) -> Array:
+        return self.jax.lax.lgamma(self._float(x))
+
+    def digamma(self, x: Array) -> Array:
+        return self.jax.lax.digamma(self._float(x))
+
+    def trigamma(self, x: Array) -> Array:
+        x = self._float(x)
+        return self.jax.lax.polygamma(self.xp.ones_like(x), x)
+
+    def erf(self, x: Array) -> Array:
+        return self.jax.lax.erf(self._float(x))
+
+    def logsumexp(self, x: Array, axis: Any, keepdims: bool) -> Array:
+        return self.jax.nn.logsumexp(x, axis=axis, keepdims=keepdims)
+
+    def softmax(self, x: Array, axis: int) -> Array:
+        return self.jax.nn.softmax(x, axis=axis)
+
+    def segment_sum(self, x: Array, ids: Array, num: int, axis: int) -> Array:
+        rows = self.xp.moveaxis(self.xp.asarray(x), axis, 0)
+        # A negative index would count from the end: send it past the end, where it is dropped.
+        ids = self.xp.where(self.xp.asarray(ids) < 0, num, ids)
+        total = self.xp.zeros((num, *rows.shape[1:]), rows.dtype).at[ids].add(rows, mode="drop")
+        return self.xp.moveaxis(total, 0, axis)
+
+    def cholesky(self, a: Array) -> Array:
+        if a.shape[-1] <= unrolled.LARGEST:
+            return unrolled.cholesky(self, a)
+        return self.xp.linalg.cholesky(a)
+
+    def solve_triangular(self, factor: Array, b: Array, transpose: bool) -> Array:
+        factor, b = self.join(factor, b)
+        if factor.shape[-1] <= unrolled.LARGEST:
+            return unrolled.solve_triangular(self, factor, b, transpose)
+        batch = np.broadcast_shapes(factor.shape[:-2], b.shape[:-2])
+        return self.jax.lax.linalg.triangular_solve(
+            self.xp.broadcast_to(factor, batch + factor.shape[-2:]),
+            self.xp.broadcast_to(b, batch + b.shape[-2:]),
+            left_side=True,
+            lower=True,
+            transpose_a=transpose,
+        )
+
+    def stop_gradient(self, x: Array) -> Array:
+        return self.jax.lax.stop_gradient(x)
+
+    def asarray(self, x: Array, dtype: str | None) -> Array:
+        """`x` as a JAX array; a floating `x` takes `dtype` where one is given."""
+        if dtype is not None and np.issubdtype(dtype, np.floating):
+            kind = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+            if self.xp.issubdtype(kind, self.xp.floating):
+                return self.xp.asarray(x, dtype=dtype)
+        return self.xp.asarray(x)
+
+    def dtype_name(self, x: Array) -> str:
+        return str(self.xp.result_type(x))
