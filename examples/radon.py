@@ -55,7 +55,7 @@ def graph() -> pavi.PlateGraph:
 
 
 def data() -> pavi.Data:
-    """Reads the homes; uranium is the same for all homes of a county, so one row of each gives it."""
+    """Reads the homes. Uranium is the county's: the first of its homes gives it."""
     homes = np.genfromtxt(CSV, delimiter=",", names=True)
     county, first_home, index = np.unique(
         homes["county"].astype(int), return_index=True, return_inverse=True

@@ -6,9 +6,9 @@ G groups of N observations in D dimensions, all scales known and equal to one:
 
     mu ~ Normal(0, 1)    theta_g ~ Normal(mu, 1)    x_gn ~ Normal(theta_g, 1)
 
-Everything is Gaussian, so the evidence log p(x) and the posterior have a closed form, `exact` below. The
-ELBO is at most the evidence, and their difference is the Kullback-Leibler divergence from the fitted
-posterior to the exact one: zero only if the two are the same.
+Everything is Gaussian, so the evidence log p(x) and the posterior have a closed form, `exact` below.
+The ELBO is at most the evidence, and their difference is the Kullback-Leibler divergence of the fitted
+posterior from the exact one: zero only if the two are the same.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Exact:
 
 
 def exact(x: np.ndarray) -> Exact:
-    """Returns the closed form for x [group, observation, event]; the event's axes are independent."""
+    """Returns the closed form for x [group, observation, event], independent over the event."""
     groups, size, dimensions = x.shape
     mean = x.mean(axis=1)
     # p(x_g | theta_g) = prod_n N(x_gn; theta_g, 1)
@@ -80,7 +80,8 @@ def exact(x: np.ndarray) -> Exact:
         groups * dimensions * ((size - 1) * np.log(2 * np.pi) + np.log(size))
         + np.square(x - mean[:, None]).sum()
     )
-    # xbar_g | mu ~ N(mu, v),  v = 1 + 1/N;  mu | x ~ N(m, 1/L),  L = 1 + G/v,  m = sum_g xbar_g / (v L)
+    # xbar_g | mu ~ N(mu, v),  v = 1 + 1/N
+    # mu | x ~ N(m, 1/L),  L = 1 + G/v,  m = sum_g xbar_g / (v L)
     variance = 1.0 + 1.0 / size
     precision = 1.0 + groups / variance
     mu_mean = mean.sum(axis=0) / (variance * precision)

@@ -1,7 +1,7 @@
 """Plate-amortized variational inference: one plate graph, two backends.
 
-The names below are resolved when they are first used, so that `import pavi` stays fast and loads neither
-JAX nor TensorFlow; a backend is imported by the fit that asks for it.
+The names below are resolved when they are first used, so that `import pavi` stays fast and loads
+neither JAX nor TensorFlow; a backend is imported by the fit that asks for it.
 """
 
 from __future__ import annotations
