@@ -1,0 +1,107 @@
+"""The pseudo-conjugate affine bijector: a prior times a Gaussian potential."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pavi import ops
+from pavi.bijectors.base import Array, Bijector, ParameterSpec, Params, check_batch
+from pavi.errors import PaviError
+
+
+class GaussianPotential(NamedTuple):
+    """The factor `exp(-1/2 w' precision w + shift' w)` of whitened coordinates w.
+
+    Attributes:
+        precision: `[..., d, d]`, symmetric and positive semi-definite (the caller's duty; the
+            lower triangle alone is read).
+        shift: `[..., d]`.
+    """
+
+    precision: Array
+    shift: Array
+
+
+def solve_potential(potential: GaussianPotential) -> tuple[Array, Array]:
+    """Multiplies a potential by the standard normal prior of w.
+
+    Returns:
+        The mean `[..., d]` of the normal law of w, and the lower Cholesky factor `[..., d, d]` of
+        its precision.
+    """
+    # Lambda = I + precision = L L'
+    cholesky = _cholesky(potential)
+    # mean = Lambda^{-1} shift
+    return _solve(cholesky, _solve(cholesky, potential.shift), transpose=True), cholesky
+
+
+@dataclass(frozen=True)
+class PseudoConjugateAffine(Bijector):
+    """Maps N(0, I) to the prior N(0, I) times a Gaussian potential; it has no parameters.
+
+    The context is a `GaussianPotential`; `context_size` counts its numbers. For a conjugate model
+    whose potential is the exact one, y follows the exact posterior of the whitened block.
+    """
+
+    context_size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "context_size", self.size * (self.size + 1))
+        super().__post_init__()
+
+    def parameter_specs(self) -> dict[str, ParameterSpec]:
+        return {}
+
+    def _forward(self, params: Params, x: Array, context: Any) -> tuple[Array, Array]:
+        cholesky = _cholesky(context)
+        # y = Lambda^{-1} shift + L^{-T} x = L^{-T} (L^{-1} shift + x)
+        y = _solve(cholesky, _solve(cholesky, context.shift) + x, transpose=True)
+        return y, -_log_diagonal_sum(cholesky)
+
+    def _inverse(self, params: Params, y: Array, context: Any) -> tuple[Array, Array]:
+        cholesky = _cholesky(context)
+        # x = L' (y - mean) = L' y - L^{-1} shift
+        whitened = ops.sum(cholesky * ops.expand_dims(y, -1), -2)
+        return whitened - _solve(cholesky, context.shift), _log_diagonal_sum(cholesky)
+
+    def _check_context(self, batch: tuple[int, ...], context: Any) -> None:
+        if not isinstance(context, GaussianPotential):
+            raise PaviError(
+                f"Expected a GaussianPotential as context; got {type(context).__name__}."
+            )
+        precision, shift = ops.shape(context.precision), ops.shape(context.shift)
+        d = self.size
+        if precision[-2:] != (d, d) or shift[-1:] != (d,):
+            raise PaviError(
+                f"Expected a potential of shapes [..., {d}, {d}] and [..., {d}]; "
+                f"got {precision} and {shift}."
+            )
+        check_batch(batch, precision[:-2])
+        check_batch(batch, shift[:-1])
+
+
+def _cholesky(potential: GaussianPotential) -> Array:
+    precision = potential.precision
+    if ops.shape(precision)[-1] == 1:
+        return ops.sqrt(1.0 + precision)
+    identity = ops.asarray(np.eye(ops.shape(precision)[-1]), like=precision)
+    return ops.cholesky(identity + precision)
+
+
+def _solve(cholesky: Array, vector: Array, *, transpose: bool = False) -> Array:
+    """Solves `L z = vector` (or `L' z = vector`) for vectors `[..., d]`."""
+    if ops.shape(cholesky)[-1] == 1:
+        return vector / cholesky[..., 0]
+    column = ops.expand_dims(vector, -1)
+    return ops.solve_triangular(cholesky, column, transpose=transpose)[..., 0]
+
+
+def _log_diagonal_sum(cholesky: Array) -> Array:
+    size = ops.shape(cholesky)[-1]
+    if size == 1:
+        return ops.log(cholesky[..., 0, 0])
+    diagonal = ops.sum(ops.where(np.eye(size, dtype=bool), cholesky, 0.0), -1)
+    return ops.sum(ops.log(diagonal), -1)
