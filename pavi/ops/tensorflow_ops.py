@@ -209,7 +209,7 @@ class TensorflowOps:
         return self.tf.ones_like(x)
 
     def cast(self, x: Array, dtype: str) -> Array:
-        return self.tf.cast(x, dtype)
+        return self._convert(x, dtype)
 
     def one_hot(self, ids: Array, n: int, dtype: str) -> Array:
         ids = self.tf.cast(ids, "int32")
