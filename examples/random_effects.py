@@ -6,8 +6,8 @@ G groups of N observations in D dimensions, all scales known and equal to one:
 
     mu ~ Normal(0, 1)    theta_g ~ Normal(mu, 1)    x_gn ~ Normal(theta_g, 1)
 
-Everything is Gaussian, so the evidence log p(x) and the posterior have a closed form, `exact` below.
-The ELBO is at most the evidence, and their difference is the Kullback-Leibler divergence of the fitted
+Everything is Gaussian, so the evidence log p(x) and the posterior have a closed form, see `exact`.
+The ELBO is at most the evidence. Their difference is the Kullback-Leibler divergence of the fitted
 posterior from the exact one: zero only if the two are the same.
 """
 

@@ -1,0 +1,295 @@
+"""The `pavi` command: fit a model file, show its plates, say which backends work here."""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+import pavi
+from pavi import doctor as diagnosis
+from pavi.errors import PaviError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pavi.data import BoundData
+    from pavi.graph import PlateGraph
+    from pavi.model_file import ModelFile
+    from pavi.posterior import Posterior
+
+ELBO_SAMPLES = 1000
+MAX_DRAWS_BYTES = 2 * 2**30
+FAILED = 2  # the exit code of a PaviError
+
+
+class _Commands(click.Group):
+    """A group whose commands end on a `PaviError` with one line instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PaviError as error:
+            if os.environ.get("PAVI_DEBUG", "0") not in ("", "0"):
+                raise
+            click.echo(f"pavi: {' '.join(str(error).split())}", err=True)
+            ctx.exit(FAILED)
+
+
+class _Steps(click.ParamType):
+    name = "steps"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        if value == "auto" or isinstance(value, int):
+            return value
+        if not value.isdigit() or int(value) < 1:
+            self.fail(f"{value!r} is neither 'auto' nor a positive number of steps.", param, ctx)
+        return int(value)
+
+
+class _PlateSize(click.ParamType):
+    name = "plate=N"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        plate, equals, size = value.partition("=")
+        if not (plate and equals and size.isdigit() and int(size) >= 1):
+            self.fail(f"{value!r} is not of the form plate=N, such as county=64.", param, ctx)
+        return plate, int(size)
+
+
+_FILE = click.argument(
+    "file", type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+)
+_BATCH = click.option(
+    "--batch",
+    type=_PlateSize(),
+    multiple=True,
+    help="Rows of a plate that each step takes, such as county=64; may be given for several plates.",
+)
+_ENCODING = click.option(
+    "--encoding",
+    type=click.Choice(["auto", "free", "encoder", "encoder+free"]),
+    help="How elements of a plate are told apart; overrides the file's family().",
+)
+
+
+@click.group(cls=_Commands)
+@click.version_option(pavi.__version__, prog_name="pavi")
+def main() -> None:
+    """Plate-amortized variational inference for hierarchical models."""
+
+
+@main.command()
+@_FILE
+@click.option("--backend", required=True, type=click.Choice(["numpyro", "tfp"]))
+@click.option(
+    "--steps", type=_Steps(), default="auto", show_default=True, help="A number, or 'auto'."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@_BATCH
+@click.option(
+    "--draws",
+    type=click.IntRange(min=2),
+    default=4000,
+    show_default=True,
+    help="Posterior draws behind the table, the pictures and draws.npz.",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the run; by default runs/<file>-<backend>.",
+)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True
+)
+@_ENCODING
+@click.option("--progress/--no-progress", default=True, help="Show a progress bar.")
+def fit(
+    file: Path,
+    backend: str,
+    steps: int | str,
+    seed: int,
+    batch: Sequence[tuple[str, int]],
+    draws: int,
+    output: Path | None,
+    dtype: str,
+    encoding: str | None,
+    progress: bool,
+) -> None:
+    """Fits the model that FILE defines and prints the posterior of its globals.
+
+    FILE is a Python file with the functions graph() and data(), and optionally family() and
+    report(posterior), and a dict picture = {"variable": ..., "plate": ...}. The run's weights, its draws
+    (draws.npz), the table and two pictures are written to the output folder.
+    """
+    from pavi import model_file
+
+    model = model_file.read(file)
+    if model.data is None:
+        raise PaviError(
+            f"{file} defines no data(): add a function data() that returns a pavi.Data."
+        )
+    _check_draws(model.graph, model.data.bind(model.graph), draws)
+    folder = output or Path("runs") / f"{file.stem}-{backend}"
+    posterior = pavi.fit(
+        model.graph,
+        model.data,
+        backend=backend,
+        family=_with_encoding(model, encoding),
+        batch=dict(batch) or None,
+        steps=steps,
+        seed=seed,
+        dtype=dtype,
+        progress=progress,
+    )
+    text, samples = _result(posterior, draws, seed)
+    click.echo(text)
+    try:
+        written = _write(posterior, samples, text, folder, model, backend)
+    except OSError as error:
+        raise pavi.StorageError(f"cannot write the run to {folder}: {error}") from error
+    if model.report is not None:
+        model_file.run_user_code(file, model.report, posterior)
+    click.echo(f"written to {folder}: {', '.join(written)}")
+
+
+@main.command()
+@_FILE
+@_BATCH
+@_ENCODING
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the plate diagram to this file, in Graphviz's language.",
+)
+def render(
+    file: Path, batch: Sequence[tuple[str, int]], encoding: str | None, output: Path | None
+) -> None:
+    """Prints the plate graph that FILE defines and, where FILE has data(), the plan of the guide."""
+    from pavi import model_file
+    from pavi.lowering import lower
+    from pavi.report import to_dot
+
+    model = model_file.read(file)
+    click.echo(str(model.graph))
+    if model.data is not None:
+        sizes = model.data.bind(model.graph).sizes
+        click.echo(f"\n{lower(model.graph, _with_encoding(model, encoding), sizes, dict(batch))}")
+    if output is not None:
+        try:
+            output.write_text(to_dot(model.graph), encoding="utf-8")
+        except OSError as error:
+            raise pavi.StorageError(f"cannot write the diagram to {output}: {error}") from error
+        click.echo(f"written to {output}")
+
+
+@main.command()
+def doctor() -> None:
+    """Prints versions, and for each backend whether it works here; exits 1 if none does."""
+    click.echo(diagnosis.versions())
+    findings = [diagnosis.examine(backend) for backend in diagnosis.PROBES]
+    for finding in findings:
+        click.echo(f"backend {finding.backend}: {finding.sentence}")
+    if diagnosis.installed("matplotlib") is None:
+        click.echo(
+            'no pictures: matplotlib is missing. Install it with: pip install "pavi-vi[plots]"'
+        )
+    if not any(finding.works for finding in findings):
+        raise SystemExit(1)
+
+
+def _with_encoding(model: ModelFile, encoding: str | None) -> pavi.Family:
+    from pavi.family import Encoding
+
+    if encoding is None:
+        return model.family
+    assert encoding in get_args(Encoding)  # the option's choices
+    return replace(model.family, encoding=encoding)
+
+
+def _check_draws(graph: PlateGraph, data: BoundData, draws: int) -> None:
+    """Refuses, before the fit, a number of draws that would not fit the memory after it."""
+    scalars = sum(
+        math.prod(data.sizes[plate] for plate in latent.plates) * math.prod(latent.event)
+        for latent in graph.latents
+    )
+    size = 4 * draws * scalars
+    if size > MAX_DRAWS_BYTES:
+        raise PaviError(
+            f"{draws:,} draws of {scalars:,} latents would take {size / 2**30:.1f} GiB; "
+            f"give --draws {max(MAX_DRAWS_BYTES // (4 * scalars), 2)} or fewer."
+        )
+
+
+def _result(posterior: Posterior, draws: int, seed: int) -> tuple[str, dict[str, np.ndarray]]:
+    """Returns what is printed, and the draws it rests on."""
+    from pavi.report import summarise, table
+
+    samples = posterior.sample(draws, seed=seed)
+    names = [latent.name for latent in posterior.graph.latents if not latent.plates]
+    elbo, error = posterior.elbo(ELBO_SAMPLES)
+    lines = [table(summarise(samples, names)), ""] if names else []
+    lines += [
+        f"ELBO {elbo:.3f} (standard error {error:.3f}, {ELBO_SAMPLES:,} draws)",
+        f"{'converged' if posterior.converged else 'NOT converged'}: {posterior.verdict}",
+        f"fit took {posterior.seconds:.1f} s",
+    ]
+    return "\n".join(lines), samples
+
+
+def _write(
+    posterior: Posterior,
+    samples: Mapping[str, np.ndarray],
+    text: str,
+    folder: Path,
+    model: ModelFile,
+    backend: str,
+) -> list[str]:
+    """Writes the run, its draws, the table and the pictures; returns the files' names."""
+    posterior.save(folder)
+    _write_npz(folder / "draws.npz", samples)
+    (folder / "table.txt").write_text(text + "\n", encoding="utf-8")
+    written = ["the run", "draws.npz", "table.txt"]
+    if diagnosis.installed("matplotlib") is None:
+        click.echo('no pictures: pip install "pavi-vi[plots]" draws them', err=True)
+        return written
+
+    from pavi.report import plot_effects, plot_elbo
+
+    plot_elbo(posterior.history, folder / "elbo.png", f"{model.path.stem} on {backend}")
+    written.append("elbo.png")
+    if model.picture is not None:
+        name, plate = model.picture.variable, model.picture.plate
+        values = _along(samples[name], model.graph.variables[name].plates, plate)
+        labels = posterior.data.coords[plate]
+        plot_effects(values, labels, folder / f"{name}.png", name=name, plate=plate)
+        written.append(f"{name}.png")
+    return written
+
+
+def _along(values: np.ndarray, plates: Sequence[str], plate: str) -> np.ndarray:
+    """Returns [draws, plate, *event] of [draws, *plates, *event]: other plates at their first element."""
+    place = tuple(slice(None) if name == plate else 0 for name in plates)
+    return values[(slice(None), *place)]
+
+
+def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays under any name; `numpy.savez` has arguments of its own, such as `file`."""
+    from numpy.lib.format import write_array
+
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                write_array(entry, array, allow_pickle=False)
