@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pavi.data import BoundData
+    from pavi.family import Encoding, Family
     from pavi.graph import PlateGraph
     from pavi.model_file import ModelFile
     from pavi.posterior import Posterior
@@ -42,31 +43,24 @@ class _Commands(click.Group):
             ctx.exit(FAILED)
 
 
-class _Steps(click.ParamType):
-    name = "steps"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
-        if value == "auto" or isinstance(value, int):
-            return value
-        if not value.isdigit() or int(value) < 1:
-            self.fail(f"{value!r} is neither 'auto' nor a positive number of steps.", param, ctx)
-        return int(value)
+def _steps(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
+    if value == "auto":
+        return value
+    if not value.isdigit() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is neither 'auto' nor a positive number of steps.")
+    return int(value)
 
 
-class _PlateSize(click.ParamType):
-    name = "plate=N"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        if isinstance(value, tuple):
-            return value
-        plate, equals, size = value.partition("=")
-        if not (plate and equals and size.isdigit() and int(size) >= 1):
-            self.fail(f"{value!r} is not of the form plate=N, such as county=64.", param, ctx)
-        return plate, int(size)
+def _batch(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, int]:
+    batch = {}
+    for item in value:
+        plate, _, size = item.partition("=")
+        if not plate or not size.isdigit() or int(size) < 1:
+            raise click.BadParameter(f"{item!r} is not of the form plate=N, such as county=64.")
+        if plate in batch:
+            raise click.BadParameter(f"the plate {plate!r} is given twice.")
+        batch[plate] = int(size)
+    return batch
 
 
 _FILE = click.argument(
@@ -74,9 +68,10 @@ _FILE = click.argument(
 )
 _BATCH = click.option(
     "--batch",
-    type=_PlateSize(),
+    metavar="PLATE=N",
     multiple=True,
-    help="Rows of a plate that each step takes, such as county=64; may be given for several plates.",
+    callback=_batch,
+    help="Rows of a plate that each step takes, such as county=64; once for each plate.",
 )
 _ENCODING = click.option(
     "--encoding",
@@ -95,7 +90,12 @@ def main() -> None:
 @_FILE
 @click.option("--backend", required=True, type=click.Choice(["numpyro", "tfp"]))
 @click.option(
-    "--steps", type=_Steps(), default="auto", show_default=True, help="A number, or 'auto'."
+    "--steps",
+    metavar="N|auto",
+    default="auto",
+    show_default=True,
+    callback=_steps,
+    help="How many, or 'auto': until the ELBO no longer rises.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @_BATCH
@@ -121,18 +121,18 @@ def fit(
     backend: str,
     steps: int | str,
     seed: int,
-    batch: Sequence[tuple[str, int]],
+    batch: dict[str, int],
     draws: int,
     output: Path | None,
     dtype: str,
-    encoding: str | None,
+    encoding: Encoding | None,
     progress: bool,
 ) -> None:
     """Fits the model that FILE defines and prints the posterior of its globals.
 
     FILE is a Python file with the functions graph() and data(), and optionally family() and
-    report(posterior), and a dict picture = {"variable": ..., "plate": ...}. The run's weights, its draws
-    (draws.npz), the table and two pictures are written to the output folder.
+    report(posterior), and a dict picture = {"variable": ..., "plate": ...}. The run's weights, its
+    draws (draws.npz), the table and two pictures are written to the output folder.
     """
     from pavi import model_file
 
@@ -148,7 +148,7 @@ def fit(
         model.data,
         backend=backend,
         family=_with_encoding(model, encoding),
-        batch=dict(batch) or None,
+        batch=batch or None,
         steps=steps,
         seed=seed,
         dtype=dtype,
@@ -175,9 +175,9 @@ def fit(
     help="Write the plate diagram to this file, in Graphviz's language.",
 )
 def render(
-    file: Path, batch: Sequence[tuple[str, int]], encoding: str | None, output: Path | None
+    file: Path, batch: dict[str, int], encoding: Encoding | None, output: Path | None
 ) -> None:
-    """Prints the plate graph that FILE defines and, where FILE has data(), the plan of the guide."""
+    """Prints the plate graph that FILE defines and, where it has data(), the guide's plan."""
     from pavi import model_file
     from pavi.lowering import lower
     from pavi.report import to_dot
@@ -186,7 +186,7 @@ def render(
     click.echo(str(model.graph))
     if model.data is not None:
         sizes = model.data.bind(model.graph).sizes
-        click.echo(f"\n{lower(model.graph, _with_encoding(model, encoding), sizes, dict(batch))}")
+        click.echo(f"\n{lower(model.graph, _with_encoding(model, encoding), sizes, batch)}")
     if output is not None:
         try:
             output.write_text(to_dot(model.graph), encoding="utf-8")
@@ -203,20 +203,13 @@ def doctor() -> None:
     for finding in findings:
         click.echo(f"backend {finding.backend}: {finding.sentence}")
     if diagnosis.installed("matplotlib") is None:
-        click.echo(
-            'no pictures: matplotlib is missing. Install it with: pip install "pavi-vi[plots]"'
-        )
+        click.echo('pictures: no matplotlib. Install it with: pip install "pavi-vi[plots]"')
     if not any(finding.works for finding in findings):
         raise SystemExit(1)
 
 
-def _with_encoding(model: ModelFile, encoding: str | None) -> pavi.Family:
-    from pavi.family import Encoding
-
-    if encoding is None:
-        return model.family
-    assert encoding in get_args(Encoding)  # the option's choices
-    return replace(model.family, encoding=encoding)
+def _with_encoding(model: ModelFile, encoding: Encoding | None) -> Family:
+    return model.family if encoding is None else replace(model.family, encoding=encoding)
 
 
 def _check_draws(graph: PlateGraph, data: BoundData, draws: int) -> None:
@@ -280,7 +273,7 @@ def _write(
 
 
 def _along(values: np.ndarray, plates: Sequence[str], plate: str) -> np.ndarray:
-    """Returns [draws, plate, *event] of [draws, *plates, *event]: other plates at their first element."""
+    """Returns [draws, plate, *event]: the other plates are taken at their first element."""
     place = tuple(slice(None) if name == plate else 0 for name in plates)
     return values[(slice(None), *place)]
 

@@ -1,7 +1,8 @@
 """A model in a Python file, as `pavi fit` and `pavi render` take it.
 
-The file defines `graph()`, and to be fitted also `data()`. It may define `family()`; `picture`, a dict
-such as `{"variable": "county_effect", "plate": "county"}`; and `report(posterior)`, for output of its own.
+The file defines `graph()`, and to be fitted also `data()`. It may define `family()`; a dict `picture`
+such as `{"variable": "county_effect", "plate": "county"}`; and `report(posterior)`, which prints what
+else there is to say.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def _report(path: Path, module: ModuleType) -> Callable[[Any], None] | None:
 
 
 def _picture(path: Path, wish: object, graph: PlateGraph) -> Picture | None:
-    """Returns the file's wish, checked; without one, the first latent in plates, by its last plate."""
+    """Returns the file's wish, checked; without one, the first latent that lies in a plate."""
     in_plates = {v.name: v.plates for v in graph.latents if v.plates}
     if wish is None:
         return next((Picture(name, plates[-1]) for name, plates in in_plates.items()), None)
