@@ -1,0 +1,146 @@
+"""Specs made of other specs: `Mixture` (its component marginalised) and `Censored`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from pavi import ops
+from pavi.dist.moments import mixture_moments
+from pavi.dist.spec import Array, Spec, TailedSpec, promote
+from pavi.dist.supports import SIMPLEX, Support
+from pavi.errors import GraphError
+
+
+@dataclass(frozen=True, repr=False)
+class Mixture(Spec):
+    """A mixture of K specs of one support, weights `[..., K]`; which component is summed out."""
+
+    weights: Array
+    components: tuple[Spec, ...]
+
+    parameter_supports: ClassVar[Mapping[str, Support]] = {"weights": SIMPLEX}
+
+    def __post_init__(self) -> None:
+        # A list is as good as a tuple to write, but would not hash.
+        object.__setattr__(self, "components", tuple(self.components))
+        given = ops.shape(self.weights)
+        if not self.components or not given or given[-1] != len(self.components):
+            raise GraphError(
+                f"Mixture: `weights` must have one entry for each component on its last axis, "
+                f"[..., {len(self.components)}]; given shape {given}."
+            )
+        kinds = {(type(c.support).__name__, c.event_rank) for c in self.components}
+        if len(kinds) > 1:
+            raise GraphError(
+                "Mixture: all components must have the same support; given "
+                f"{', '.join(repr(c) for c in self.components)}."
+            )
+
+    @property
+    def support(self) -> Support:
+        return self.components[0].support
+
+    @property
+    def event_rank(self) -> int:
+        return self.components[0].event_rank
+
+    def parameters(self) -> dict[str, Array]:
+        named = {
+            f"components[{k}].{name}": value
+            for k, component in enumerate(self.components)
+            for name, value in component.parameters().items()
+        }
+        return {"weights": self.weights, **named}
+
+    def map_parameters(self, function: Callable[[Array], Array]) -> Self:
+        components = tuple(c.map_parameters(function) for c in self.components)
+        return replace(self, weights=function(self.weights), components=components)
+
+    def unconstrained_moments(self) -> tuple[Array, Array]:
+        moments = [component.unconstrained_moments() for component in self.components]
+        weights, *flat = promote(self.weights, *(array for pair in moments for array in pair))
+        for _ in range(self.event_rank):
+            weights = ops.expand_dims(weights, -2)
+        return mixture_moments(weights, tuple(flat[::2]), tuple(flat[1::2]))
+
+    def validate(self, name: str) -> None:
+        super().validate(name)
+        for component in self.components:
+            component.validate(name)
+
+    def combine(self, log_densities: tuple[Array, ...]) -> Array:
+        """Log sum_k weights_k exp(log_densities_k), elementwise over `[...]`."""
+        weights, *terms = promote(self.weights, *log_densities)
+        # A weight of 0 leaves its component out, without a NaN from the gradient of log 0.
+        log_weights = ops.log(ops.maximum(weights, 1e-37))
+        terms = [log_weights[..., k] + ops.maximum(t, -1e30) for k, t in enumerate(terms)]
+        return ops.logsumexp(ops.stack(ops.broadcast_arrays(*terms), axis=-1), axis=-1)
+
+
+@dataclass(frozen=True, repr=False)
+class Censored(Spec):
+    """A distribution seen through censoring.
+
+    Where `censoring` is 0 the value is the draw itself; where it is 1 the draw is known to exceed
+    the value (right-censored), where it is -1 to be no more than it (left-censored).
+    """
+
+    base: TailedSpec
+    censoring: Array
+
+    has_potential: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, TailedSpec):
+            raise GraphError(
+                f"Censored: {type(self.base).__name__} has no distribution function here; use "
+                "Normal, Logistic, LogNormal, Exponential or Weibull."
+            )
+
+    @property
+    def support(self) -> Support:
+        return self.base.support
+
+    def parameters(self) -> dict[str, Array]:
+        named = {f"base.{name}": value for name, value in self.base.parameters().items()}
+        return {**named, "censoring": self.censoring}
+
+    def map_parameters(self, function: Callable[[Array], Array]) -> Self:
+        base, censoring = self.base.map_parameters(function), function(self.censoring)
+        return replace(self, base=base, censoring=censoring)
+
+    def unconstrained_moments(self) -> tuple[Array, Array]:
+        return self.base.unconstrained_moments()
+
+    def predictors(self) -> tuple[Array, ...]:
+        return self.base.predictors()
+
+    def with_predictors(self, predictors: tuple[Array, ...]) -> Self:
+        return replace(self, base=self.base.with_predictors(predictors))
+
+    def data_predictors(self, value: Array) -> tuple[Array | None, ...]:
+        return self.base.data_predictors(value)
+
+    def score_and_information(self, value: Array) -> tuple[tuple[Array, Array], ...]:
+        """As `Spec`, with the observed information where the value is censored."""
+        seen = self.base.score_and_information(value)
+        below = self.base.tail_score_and_information(value, upper=False)
+        above = self.base.tail_score_and_information(value, upper=True)
+        return tuple(
+            (self.select(s[0], b[0], a[0]), self.select(s[1], b[1], a[1]))
+            for s, b, a in zip(seen, below, above, strict=True)
+        )
+
+    def select(self, seen: Array, below: Array, above: Array) -> Array:
+        """One of three arrays by the censoring of each element; all three must be finite."""
+        seen, below, above, code = promote(seen, below, above, self.censoring)
+        return ops.where(code > 0.5, above, ops.where(code < -0.5, below, seen))
+
+    def tails(self, value: Array) -> tuple[Array, Array]:
+        """Log P(X <= value) and log P(X > value), elementwise."""
+        return self.base.log_cdf(value), self.base.log_survival(value)
+
+    def validate(self, name: str) -> None:
+        self.base.validate(name)
