@@ -56,7 +56,9 @@ def checked_names(names: Names, what: str, argument: str) -> tuple[str, ...]:
             )
     repeated = sorted({name for name in out if out.count(name) > 1})
     if repeated:
-        raise GraphError(f"{what}: `{argument}` names the plate {repeated[0]!r} twice. Name it once.")
+        raise GraphError(
+            f"{what}: `{argument}` names the plate {repeated[0]!r} twice. Name it once."
+        )
     return out
 
 
@@ -75,9 +77,7 @@ class Plate:
 
     def __init__(self, name: str, within: Names = None) -> None:
         object.__setattr__(self, "name", checked_name(name, "plate"))
-        object.__setattr__(
-            self, "within", checked_names(within, f"Plate({self.name!r})", "within")
-        )
+        object.__setattr__(self, "within", checked_names(within, f"Plate({self.name!r})", "within"))
 
 
 class Plates(Mapping[str, Plate]):
@@ -225,9 +225,7 @@ class Plates(Mapping[str, Plate]):
         within = self[plate].within
         return (plate, owner) if owner in within else self._through(plate, owner, within)
 
-    def _through(
-        self, plate: str, owner: str, candidates: Sequence[str]
-    ) -> tuple[str, ...] | None:
+    def _through(self, plate: str, owner: str, candidates: Sequence[str]) -> tuple[str, ...] | None:
         """The path by way of `candidates`; None if there is none, or several that may differ."""
         ways = {p: self._resolve(p, owner) for p in candidates if owner in self.ancestors(p)}
         for p, path in ways.items():

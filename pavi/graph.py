@@ -1,0 +1,313 @@
+"""The plate graph: a hierarchical model as a template of variables in plates, free of data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from graphlib import CycleError
+from hashlib import sha256
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pavi import ops
+from pavi.dist.spec import Spec
+from pavi.dist.supports import Support
+from pavi.errors import GraphError, did_you_mean
+from pavi.plates import Plate, Plates, in_order
+from pavi.probing import FIRST, SECOND, VARYING, constant_support, constants, probe
+from pavi.variables import Covariate, Latent, Observed, Random, Variable, defaults
+
+__all__ = ["Covariate", "Latent", "Observed", "Plate", "PlateGraph", "Random", "Variable"]
+
+
+class PlateGraph:
+    """A template of random variables enriched with plates (paper, section 3.1). Immutable.
+
+    Args:
+        plates: the plates; owners may be declared behind what they own.
+        variables: latents, observed variables and covariates, in any order.
+
+    Attributes:
+        plates: the plates by name, in the order of declaration.
+        variables: the variables by name, each behind its parents.
+        probe: the distribution of every latent and observed variable, evaluated on NumPy
+            placeholders with 2 elements a plate and one leading batch axis.
+
+    Raises:
+        GraphError: the graph is not a well-formed model; the message says where and what to do.
+    """
+
+    plates: Plates
+    variables: Mapping[str, Variable]
+    probe: Mapping[str, Spec]
+    _constants: Mapping[str, Spec]
+    _supports: Mapping[str, Support]
+
+    def __init__(self, plates: Iterable[Plate], variables: Iterable[Variable]) -> None:
+        set_field = object.__setattr__  # the graph is immutable
+        for argument, given in (("plates", plates), ("variables", variables)):
+            if not isinstance(given, Iterable) or isinstance(given, str):
+                raise GraphError(
+                    f"PlateGraph({argument}=...) must be a list, got {given!r}. "
+                    f"Write {argument}=[...]."
+                )
+        set_field(self, "plates", Plates(plates))
+        set_field(self, "variables", MappingProxyType(self._ordered(variables)))
+        for variable in self.variables.values():
+            self._check_plates(variable)
+            self._check_parents(variable)
+        first: dict[str, Spec] = {}
+        second: dict[str, Spec] = {}
+        fixed: dict[str, Spec] = {}
+        for variable in self.variables.values():
+            if isinstance(variable, Random):
+                name = variable.name
+                for setting, specs in ((FIRST, first), (SECOND, second)):
+                    specs[name] = probe(variable, self.variables, self.plates, specs, setting)
+                _check_discrete(variable, first[name])
+                fixed[name] = constants(first[name], second[name])
+                fixed[name].validate(name)
+        set_field(self, "probe", MappingProxyType(first))
+        set_field(self, "_constants", fixed)
+        supports = {n: constant_support(s.support, second[n].support) for n, s in first.items()}
+        set_field(self, "_supports", supports)
+
+    @property
+    def latents(self) -> tuple[Latent, ...]:
+        """The latent variables, each behind its parents."""
+        return tuple(v for v in self.variables.values() if isinstance(v, Latent))
+
+    @property
+    def observed(self) -> tuple[Observed, ...]:
+        """The observed variables, each behind its parents."""
+        return tuple(v for v in self.variables.values() if isinstance(v, Observed))
+
+    @property
+    def covariates(self) -> tuple[Covariate, ...]:
+        """The covariates, in the order of declaration."""
+        return tuple(v for v in self.variables.values() if isinstance(v, Covariate))
+
+    def owners(self, plate: str) -> tuple[str, ...]:
+        """The plates of which each row of `plate` has one, through all levels, nearest first."""
+        return self.plates.owners(plate)
+
+    def path(self, plate: str, owner: str) -> tuple[str, ...]:
+        """The plates from `plate` to `owner`: `("pupil", "school", "authority")`."""
+        return self.plates.path(plate, owner)
+
+    def alignment(
+        self, parent_plates: tuple[str, ...], child_plates: tuple[str, ...]
+    ) -> tuple[tuple[str, str], ...]:
+        """For each plate `q` of a parent, `(q, p)`: it is taken along the child's plate `p`.
+
+        If `p == q` the axis is shared, else the membership of `p` in `q` gathers it.
+
+        Raises:
+            GraphError: no plate of the child belongs to `q`, or several do.
+        """
+        return self.plates.alignment(parent_plates, child_plates)
+
+    def spec(self, name: str, values: Mapping[str, Any]) -> Spec:
+        """The distribution of a variable given its parents.
+
+        Args:
+            name: a latent or observed variable.
+            values: its parents' arrays, aligned:
+                `[*batch, *plates of the variable (size or 1), *event of the parent]`.
+        """
+        return self._random(name).spec(values)
+
+    def constant_support(self, name: str) -> Support:
+        """The support of a variable; a bound that depends on its parents counts as infinite."""
+        return self._supports[self._random(name).name]
+
+    def children(self, name: str) -> tuple[str, ...]:
+        """The variables of which `name` is a parent."""
+        return tuple(v.name for v in self.variables.values() if name in v.parents)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the structure: plates, variables, distributions and their constants.
+
+        A function enters by its parents, by the type of what it returns and by its value at the
+        placeholders, not by its source or bytecode.
+        """
+        lines = [f"{p.name} within {p.within}" for p in self.plates.values()]
+        for v in self.variables.values():
+            lines.append(f"{v.kind} {v.name} {v.plates} {v.event} {v.parents}")
+            if isinstance(v, Random):
+                lines.append(_digits(self.probe[v.name]))
+        return sha256("\n".join(lines).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                v.kind,
+                v.name,
+                f"[{', '.join(v.plates)}]" if v.plates else "",
+                f"event={v.event}" if v.event else "",
+                self._described(v),
+            )
+            for v in self.variables.values()
+        ]
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(5)]
+        lines = ["PlateGraph", "  plates" if self.plates else "  no plates"]
+        lines += [f"    {line}" for line in self._plate_tree()]
+        lines.append("  variables" if rows else "  no variables")
+        for row in rows:
+            pairs = zip(row, widths, strict=True)
+            cells = "  ".join(cell.ljust(width) for cell, width in pairs if width)
+            lines.append(f"    {cells}".rstrip())
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"PlateGraph(plates={list(self.plates)}, variables={list(self.variables)})"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise GraphError(f"A PlateGraph is immutable: cannot set {name!r}. Build another one.")
+
+    def __delattr__(self, name: str) -> None:
+        raise GraphError(f"A PlateGraph is immutable: cannot delete {name!r}. Build another one.")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PlateGraph:
+        return self
+
+    def _plate_tree(self) -> list[str]:
+        """Plates, each indented below its owner; a crossed one below the first of its owners."""
+        lines: list[str] = []
+
+        def show(plate: Plate, depth: int) -> None:
+            others = plate.within[1:]
+            crossed = f"  (within {' and '.join(plate.within)})" if others else ""
+            lines.append(f"{'  ' * depth}{plate.name}{crossed}")
+            for child in self.plates.values():
+                if child.within[:1] == (plate.name,):
+                    show(child, depth + 1)
+
+        for plate in self.plates.values():
+            if not plate.within:
+                show(plate, 0)
+        return lines
+
+    def _described(self, variable: Variable) -> str:
+        if not isinstance(variable, Random):
+            return ""
+        given = f" given {', '.join(variable.parents)}" if variable.parents else ""
+        return f"{self._constants[variable.name]!r}{given}"
+
+    def _random(self, name: str) -> Random:
+        variable = self.variables.get(name)
+        if not isinstance(variable, Random):
+            random = [v.name for v in (*self.latents, *self.observed)]
+            raise GraphError(
+                f"There is no latent or observed variable {name!r}.{did_you_mean(name, random)}"
+            )
+        return variable
+
+    def _ordered(self, variables: Iterable[Variable]) -> dict[str, Variable]:
+        """The variables by name, each behind its parents."""
+        named: dict[str, Variable] = {}
+        for variable in variables:
+            if not isinstance(variable, Variable):
+                raise GraphError(
+                    f"PlateGraph(variables=...) got {variable!r} of type "
+                    f"{type(variable).__name__}, which is no pavi.Latent, pavi.Observed or "
+                    f"pavi.Covariate."
+                )
+            if variable.name in self.plates:
+                raise GraphError(
+                    f"The name {variable.name!r} is used by a plate and by a {variable.kind} "
+                    f"variable. Rename one of them."
+                )
+            if variable.name in named:
+                raise GraphError(
+                    f"The name {variable.name!r} is used by two variables. Rename one of them."
+                )
+            named[variable.name] = variable
+        for variable in named.values():
+            for parent in variable.parents:
+                if parent not in named:
+                    raise GraphError(_unknown_parent(variable, parent, named, self.plates))
+            if isinstance(variable, Random):
+                for argument in defaults(variable):
+                    if argument in named:
+                        raise GraphError(
+                            f"The argument {argument!r} of the distribution function of "
+                            f"{variable.name!r} has a default value, and is also the name of a "
+                            f"variable: remove the default to make it a parent, or rename the "
+                            f"argument."
+                        )
+        try:
+            order = in_order({name: v.parents for name, v in named.items()})
+        except CycleError as error:
+            raise GraphError(
+                f"The variables {' -> '.join(error.args[1])} form a cycle (an arrow points from "
+                f"parent to child). Remove one of these parents."
+            ) from None
+        return {name: named[name] for name in order}
+
+    def _check_plates(self, variable: Variable) -> None:
+        for plate in variable.plates:
+            if plate not in self.plates:
+                raise GraphError(
+                    f"Variable {variable.name!r} is on plate {plate!r}, which the graph does not "
+                    f"have. Add pavi.Plate({plate!r}).{did_you_mean(plate, self.plates)}"
+                )
+            for owner in set(self.plates.ancestors(plate)).intersection(variable.plates):
+                rest = tuple(p for p in variable.plates if p != owner)
+                raise GraphError(
+                    f"Variable {variable.name!r} is on plate {plate!r} and on its owner {owner!r}. "
+                    f"Each row of {plate!r} has one {owner!r} already: write "
+                    f"plates={rest[0] if len(rest) == 1 else rest!r}."
+                )
+
+    def _check_parents(self, variable: Variable) -> None:
+        for name in variable.parents:
+            parent = self.variables[name]
+            try:
+                self.alignment(parent.plates, variable.plates)
+            except GraphError as error:
+                raise GraphError(
+                    f"{variable.name!r} on plates {variable.plates} cannot have the parent "
+                    f"{name!r} on plates {parent.plates}: {error}"
+                ) from None
+
+
+def _unknown_parent(
+    variable: Variable, parent: str, named: Mapping[str, Variable], plates: Plates
+) -> str:
+    start = f"The distribution function of {variable.name!r} has the argument {parent!r}, "
+    if parent in plates:
+        return (
+            f"{start}which is a plate, not a variable. A plate has no values; add a "
+            f"pavi.Covariate on it if you need one."
+        )
+    others = [name for name in named if name != variable.name]
+    return (
+        f"{start}but there is no variable {parent!r}. Add it, or give the argument a default "
+        f"value if it is a constant.{did_you_mean(parent, others)}"
+    )
+
+
+def _check_discrete(variable: Random, spec: Spec) -> None:
+    if variable.kind == "latent" and spec.discrete:
+        raise GraphError(
+            f"Latent {variable.name!r} (plates {variable.plates}) is discrete: "
+            f"{type(spec).__name__}. Variational inference here needs continuous latents. "
+            f"Marginalise it: give its children the distribution summed over its values, as "
+            f"dist.Mixture(weights, components) does, and drop the variable."
+        )
+
+
+def _digits(value: Any) -> str:
+    """A parameter or spec in print, floats to 6 digits, so that rounding does not change it."""
+    if isinstance(value, Spec):
+        inside = ", ".join(f"{f.name}={_digits(getattr(value, f.name))}" for f in fields(value))
+        return f"{type(value).__name__}({inside})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_digits, value))})"
+    if isinstance(value, (str, Support)) or value is None or value is VARYING:
+        return str(value)
+    array = np.asarray(ops.to_numpy(value), dtype=np.float64)
+    return f"{array.shape} {' '.join(f'{x + 0.0:.6g}' for x in array.ravel())}"

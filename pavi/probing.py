@@ -1,0 +1,250 @@
+"""Evaluating a graph's distributions on NumPy placeholders, to find mistakes before there are data.
+
+Each distribution is evaluated twice, with other plate sizes and other values: what is the same in
+both is a constant of the model, what differs depends on parents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from pavi import ops
+from pavi.dist import supports
+from pavi.dist.spec import Spec
+from pavi.dist.supports import Support
+from pavi.errors import GraphError
+from pavi.plates import Plates
+from pavi.variables import Random, Variable
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes and values of the placeholders of one evaluation."""
+
+    copies: int
+    """elements of every plate"""
+    batch: int
+    """size of the one leading batch axis"""
+    known: float
+    """value of a covariate"""
+    real: float
+    """value of an unbounded variable"""
+    positive: float
+    """distance from the bound of a variable with one bound"""
+    fraction: float
+    """place of a variable between two bounds"""
+
+
+FIRST = Setting(copies=2, batch=3, known=1.0, real=0.5, positive=1.0, fraction=0.5)
+# Sizes that no event is likely to have; a known 0 is a valid index, count and indicator, like 1.
+SECOND = Setting(copies=7, batch=5, known=0.0, real=-0.25, positive=1.5, fraction=0.25)
+
+
+class _Varying:
+    """Stands for a parameter that depends on parents."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+VARYING = _Varying()
+
+
+def placeholder(support: Support, shape: tuple[int, ...], setting: Setting = FIRST) -> np.ndarray:
+    """An array of `shape` inside `support`, all draws alike."""
+    if isinstance(support, supports.Positive):
+        draw: Any = setting.positive
+    elif isinstance(support, supports.UnitInterval):
+        draw = setting.fraction
+    elif isinstance(support, supports.Interval):
+        low, high = _middle(support.low), _middle(support.high)
+        draw = low + setting.fraction * (high - low)
+    elif isinstance(support, supports.GreaterThan):
+        draw = _middle(support.low) + setting.positive
+    elif isinstance(support, supports.LessThan):
+        draw = _middle(support.high) - setting.positive
+    elif isinstance(support, supports.IntegerInterval):
+        draw = _middle(support.low)
+    elif isinstance(support, (supports.Boolean, supports.NonNegativeInteger)):
+        draw = setting.known
+    elif isinstance(support, supports.Simplex):
+        draw = np.full(shape[-1:], 1.0 / shape[-1])
+    elif isinstance(support, supports.Ordered):
+        draw = setting.real + setting.positive * np.arange(shape[-1])
+    elif support.event_rank == 2:  # Cholesky factors
+        draw = np.eye(shape[-1])
+    else:
+        draw = setting.real
+    return np.broadcast_to(np.asarray(draw, dtype=np.float64), shape).copy()
+
+
+def _middle(bound: Any) -> float:
+    return float(np.mean(ops.to_numpy(bound)))
+
+
+def probe(
+    variable: Random,
+    variables: Mapping[str, Variable],
+    plates: Plates,
+    specs: Mapping[str, Spec],
+    setting: Setting,
+) -> Spec:
+    """The variable's distribution at placeholders of its parents, aligned to its axes.
+
+    Args:
+        variable: the variable to evaluate.
+        variables: all variables of the graph by name.
+        plates: the graph's plates.
+        specs: distributions of the parents, from the same setting.
+        setting: sizes and values of the placeholders.
+
+    Raises:
+        GraphError: the function fails, or gives a distribution that does not fit the variable.
+    """
+    values = {}
+    for name in variable.parents:
+        parent = variables[name]
+        shape = aligned_shape(parent, variable, plates, setting)
+        if name in specs:
+            values[name] = placeholder(specs[name].support, shape, setting)
+        else:
+            values[name] = np.full(shape, setting.known)
+    try:
+        with np.errstate(all="ignore"):
+            spec = variable.spec(values)
+    except Exception as error:
+        if isinstance(error, GraphError) and repr(variable.name) in str(error):
+            raise
+        shapes = ", ".join(f"{name} {value.shape}" for name, value in values.items())
+        raise GraphError(
+            f"The distribution function of {_place(variable)} failed on placeholders with "
+            f"{setting.copies} elements a plate ({shapes or 'no parents'}): "
+            f"{type(error).__name__}: {error} Parents come as arrays [*batch, *plates, *event], "
+            f"plate axes of size 1 where they do not vary: use pavi.ops and negative axes on them, "
+            f"and pass per-element constants as a pavi.Covariate."
+        ) from error
+    check_shape(variable, spec, (setting.batch, *[setting.copies] * len(variable.plates)))
+    return spec
+
+
+def _place(variable: Variable) -> str:
+    on = f"plates {variable.plates}" if variable.plates else "no plates"
+    return f"{variable.kind} {variable.name!r} ({on}, event {variable.event})"
+
+
+def aligned_shape(
+    parent: Variable, child: Variable, plates: Plates, setting: Setting
+) -> tuple[int, ...]:
+    """Shape in which a parent arrives: `[batch, *child plates (size or 1), *parent event]`."""
+    reached = {p for _, p in plates.alignment(parent.plates, child.plates)}
+    axes = [setting.copies if p in reached else 1 for p in child.plates]
+    return (setting.batch, *axes, *(parent.event or (1,) * len(child.event)))
+
+
+def check_shape(variable: Random, spec: Spec, lead: tuple[int, ...]) -> None:
+    """Raises GraphError if draws of `spec` are not of shape `[*lead, *event]`."""
+    kind, rank, event = type(spec).__name__, spec.event_rank, variable.event
+    if len(event) < rank:
+        raise GraphError(
+            f"{_place(variable)}: a draw of {kind} has {rank} event axes, but the variable has "
+            f"{len(event)}. Give it its size, as in event={(3,) * rank}."
+        )
+    wanted = (*lead, *event)
+    draw: tuple[int, ...] = ()
+    for name, given in _draw_shapes(spec):
+        axes = list(zip(given[::-1], wanted[::-1], strict=False))
+        if len(given) > len(wanted) or any(g not in (1, w) for g, w in axes):
+            raise GraphError(
+                f"{_place(variable)}: {name!r} of {kind} gives values of shape {given}, wanted at "
+                f"most [*batch, *plates, *event] = {wanted} (in this trial with {lead[0]} in the "
+                f"batch and {lead[-1]} elements a plate). Set `plates` and `event` to what the "
+                f"distribution has, or sum over the axes in excess."
+            )
+        draw = np.broadcast_shapes(draw, given[len(given) - rank :])
+    own = event[len(event) - rank :]
+    if draw not in ((), own):
+        raise GraphError(
+            f"{_place(variable)}: a draw of {kind} has shape {draw}, wanted {own}, the last "
+            f"{rank} axes of `event`. Write event={(*event[: len(event) - rank], *draw)}."
+        )
+
+
+# Trailing axes of one copy of a parameter, where the supports do not tell.
+_OWN_AXES = {
+    ("Categorical", "probs"): 1,
+    ("Categorical", "logits"): 1,
+    ("Mixture", "weights"): 1,
+    ("LKJCholesky", "concentration"): 0,
+}
+
+
+def _draw_shapes(spec: Spec) -> list[tuple[str, tuple[int, ...]]]:
+    """For each parameter, the shape `[*batch, *event]` of values that it alone would give."""
+    kind, rank = type(spec).__name__, spec.event_rank
+    out = []
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        if value is None or isinstance(value, (Support, str)):
+            continue
+        if isinstance(value, Spec):
+            out += _draw_shapes(value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Spec):
+            out += [pair for component in value for pair in _draw_shapes(component)]
+        elif (kind, field.name) == ("LKJCholesky", "dimension"):
+            out.append((field.name, (value, value)))
+        else:
+            support = spec.parameter_supports.get(field.name)
+            least = rank if support is None else max(rank, support.event_rank)
+            own = _OWN_AXES.get((kind, field.name), least)
+            shape = _shape(value)
+            batch = shape[: max(0, len(shape) - own)]
+            # of its own axes those of the draw come first: the rows of a Cholesky factor
+            carries = own >= rank and (kind, field.name) not in _OWN_AXES
+            event = shape[len(batch) :][:rank] if carries else (1,) * rank
+            out.append((field.name, (*batch, *event)))
+    return out
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return np.shape(value) if isinstance(value, (int, float, list, tuple)) else ops.shape(value)
+
+
+def constants(first: Spec, second: Spec) -> Spec:
+    """`first` with every parameter that differs from `second`'s replaced by `VARYING`.
+
+    The result is a record of what is constant, to be validated, printed or hashed: its other
+    parameters are no numbers.
+    """
+    out = copy(first)
+    for field in fields(first):
+        value, other = getattr(first, field.name), getattr(second, field.name)
+        object.__setattr__(out, field.name, _common(value, other))
+    return out
+
+
+def _common(a: Any, b: Any) -> Any:
+    if isinstance(a, Spec) and type(a) is type(b):
+        return constants(a, b)
+    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+        return tuple(_common(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Support):
+        return a if type(a) is type(b) else VARYING
+    if isinstance(a, str) or a is None:
+        return a
+    a_array, b_array = (np.asarray(ops.to_numpy(x)) for x in (a, b))
+    same = a_array.shape == b_array.shape and np.array_equal(a_array, b_array)
+    return a if same else VARYING
+
+
+def constant_support(first: Support, second: Support) -> Support:
+    """The smallest support free of parents that holds both: bounds that vary become infinite."""
+    for bound in fields(first) if type(first) is type(second) else ():
+        value, other = getattr(first, bound.name), getattr(second, bound.name)
+        if np.shape(value) != np.shape(other) or not np.array_equal(value, other):
+            first = replace(first, **{bound.name: -np.inf if bound.name == "low" else np.inf})
+    return first
