@@ -84,6 +84,11 @@ class JaxOps(NumpyLike):
         total = self.xp.zeros((num, *rows.shape[1:]), rows.dtype).at[ids].add(rows, mode="drop")
         return self.xp.moveaxis(total, 0, axis)
 
+    def unstack(self, x: Array, axis: int) -> list[Array]:
+        """Slices of `x` along `axis`, counted from the end; its gradient is one concatenation."""
+        parts = self.jax.lax.split(x, [1] * x.shape[axis], axis=x.ndim + axis)
+        return [self.xp.squeeze(part, axis=axis) for part in parts]
+
     def cholesky(self, a: Array) -> Array:
         if a.shape[-1] <= unrolled.LARGEST:
             return unrolled.cholesky(self, a)

@@ -184,6 +184,10 @@ class TensorflowOps:
     def einsum(self, equation: str, *xs: Array) -> Array:
         return self.tf.einsum(equation, *self.join(*xs))
 
+    def unstack(self, x: Array, axis: int) -> list[Array]:
+        """Slices of `x` along `axis`; its gradient is one stack."""
+        return list(self.tf.unstack(x, axis=axis))
+
     def cholesky(self, a: Array) -> Array:
         if a.shape[-1] <= unrolled.LARGEST:
             return unrolled.cholesky(self, a)
