@@ -47,12 +47,8 @@ class PlateGraph:
 
     def __init__(self, plates: Iterable[Plate], variables: Iterable[Variable]) -> None:
         set_field = object.__setattr__  # the graph is immutable
-        for argument, given in (("plates", plates), ("variables", variables)):
-            if not isinstance(given, Iterable) or isinstance(given, str):
-                raise GraphError(
-                    f"PlateGraph({argument}=...) must be a list, got {given!r}. "
-                    f"Write {argument}=[...]."
-                )
+        _check_list("plates", plates)
+        _check_list("variables", variables)
         set_field(self, "plates", Plates(plates))
         set_field(self, "variables", MappingProxyType(self._ordered(variables)))
         for variable in self.variables.values():
@@ -272,6 +268,13 @@ class PlateGraph:
                     f"{variable.name!r} on plates {variable.plates} cannot have the parent "
                     f"{name!r} on plates {parent.plates}: {error}"
                 ) from None
+
+
+def _check_list(argument: str, given: object) -> None:
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise GraphError(
+            f"PlateGraph({argument}=...) must be a list, got {given!r}. Write {argument}=[...]."
+        )
 
 
 def _unknown_parent(

@@ -44,6 +44,11 @@ class Variable:
         set_field(self, "parents", parents)
 
     @property
+    def axes(self) -> str:
+        """The axes of an array of the variable in words: `[home, 3]`."""
+        return f"[{', '.join([*self.plates, *map(str, self.event)])}]"
+
+    @property
     def rank(self) -> int:
         """Number of axes of an array of the variable, `[*plates, *event]`."""
         return len(self.plates) + len(self.event)

@@ -1,0 +1,351 @@
+"""Binding data to a graph: every plate gets its size, every row its owners, every array a check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pavi.checks import check_finite, check_support, fill_missing
+from pavi.errors import DataError, did_you_mean
+from pavi.graph import PlateGraph, Variable
+
+if TYPE_CHECKING:
+    from pavi.data import Data
+
+# Up to so many bytes an array enters a fingerprint whole, else by so many evenly spaced elements.
+FINGERPRINT_BYTES = 1 << 26
+FINGERPRINT_SAMPLE = 1 << 20
+
+Members = dict[str, dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False)
+class BoundData:
+    """Data that fit a graph.
+
+    Attributes:
+        graph: the graph they are bound to.
+        sizes: number of elements of every plate.
+        values: `[*plates, *event]` of every covariate and observed variable, as given; where an
+            observed value is missing, a value from its support stands in.
+        masks: for every observed variable whether each draw is present,
+            `[*plates, *event without the axes of one draw]`; None if all are.
+        members: `members[plate][owner]`, int64 `[plate]`: position of each row's owner, for the
+            owners at all levels.
+        coords: labels of the plates' elements, where they were given.
+    """
+
+    graph: PlateGraph
+    sizes: dict[str, int]
+    values: dict[str, np.ndarray]
+    masks: dict[str, np.ndarray | None]
+    members: Members
+    coords: dict[str, np.ndarray]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, shapes, dtypes and contents; very large arrays enter by a sample."""
+        digest = sha256(repr(sorted(self.sizes.items())).encode())
+        arrays = dict(self.values)
+        arrays |= {f"mask {k}": mask for k, mask in self.masks.items() if mask is not None}
+        for plate, owners in self.members.items():
+            arrays |= {f"{plate}/{owner}": index for owner, index in owners.items()}
+        for name in sorted(arrays):
+            array = arrays[name]
+            digest.update(f"{name} {array.shape} {array.dtype.str}".encode())
+            digest.update(_sampled(array).tobytes())
+        return digest.hexdigest()
+
+    def __str__(self) -> str:
+        lines = ["BoundData"]
+        for plate, size in self.sizes.items():
+            owners = ", ".join(f"{o} ({self.sizes[o]})" for o in self.members[plate])
+            lines.append(f"  plate {plate}: {size}{f' in {owners}' if owners else ''}")
+        for name, value in self.values.items():
+            mask = self.masks.get(name)
+            missing = f", {int(mask.size - mask.sum())} missing" if mask is not None else ""
+            kind = self.graph.variables[name].kind
+            lines.append(f"  {kind} {name}: {value.dtype}{list(value.shape)}{missing}")
+        return "\n".join(lines)
+
+
+def bind(data: Data, graph: PlateGraph) -> BoundData:
+    """Checks `data` against `graph`; see `Data.bind`."""
+    _check_names(data, graph)
+    arrays = {v.name: _oriented(data, v) for v in (*graph.covariates, *graph.observed)}
+    given = _checked_members(data, graph)
+    sizes = _sizes(data, graph, arrays, given)
+    members = _composed(graph, _direct(graph, given, sizes), given)
+    values: dict[str, np.ndarray] = {}
+    masks: dict[str, np.ndarray | None] = {}
+    for covariate in graph.covariates:
+        check_finite(covariate, arrays[covariate.name])
+        values[covariate.name] = arrays[covariate.name]
+    for observed in graph.observed:
+        name = observed.name
+        values[name], masks[name] = fill_missing(graph, observed, arrays[name])
+    for observed in graph.observed:
+        check_support(graph, observed, values, masks[observed.name], members)
+    coords = {p: v for p, v in data.coords.items() if p in graph.plates}
+    return BoundData(graph, sizes, values, masks, members, coords)
+
+
+def _check_names(data: Data, graph: PlateGraph) -> None:
+    known = [v.name for v in (*graph.covariates, *graph.observed)]
+    for name in data.values:
+        if name in known:
+            continue
+        if name in graph.variables:
+            raise DataError(
+                f"{name!r} is a latent variable, which the fit infers, but the data hold a value "
+                f"for it. Leave it out of `values`, or declare it pavi.Observed({name!r}, ...)."
+            )
+        raise DataError(
+            f"The data hold a value for {name!r}, which is no covariate or observed variable of "
+            f"the graph. Leave it out, or add it to the graph.{did_you_mean(name, known)}"
+        )
+    for name in known:
+        if name not in data.values:
+            variable = graph.variables[name]
+            raise DataError(
+                f"The data hold no value for the {variable.kind} variable {name!r}, wanted an "
+                f"array {variable.axes}. Add it to `values`.{_closest(name, data.values, known)}"
+            )
+    for argument, given in (("members", data.members), ("sizes", data.sizes)):
+        for plate in given:
+            if plate not in graph.plates:
+                raise DataError(
+                    f"{argument}[{plate!r}]: the graph has no plate {plate!r}."
+                    f"{did_you_mean(plate, graph.plates)}"
+                )
+    for plate, owners in data.members.items():
+        for owner in owners:
+            if owner not in graph.plates.ancestors(plate):
+                raise DataError(
+                    f"members[{plate!r}][{owner!r}]: in the graph plate {plate!r} does not belong "
+                    f"to plate {owner!r}. Write pavi.Plate({plate!r}, within={owner!r}) or leave "
+                    f"the membership out.{did_you_mean(owner, graph.plates.ancestors(plate))}"
+                )
+
+
+def _closest(name: str, given: Mapping[str, Any], known: list[str]) -> str:
+    unknown = [other for other in given if other not in known]
+    return did_you_mean(name, unknown) if unknown else ""
+
+
+def _oriented(data: Data, variable: Variable) -> np.ndarray:
+    """The variable's array as numbers, its axes in the order of the graph."""
+    array = data.values[variable.name]
+    if array.dtype.kind not in "biuf":
+        raise DataError(
+            f"The value of {variable.kind} {variable.name!r} {variable.axes} has dtype "
+            f"{array.dtype}, wanted numbers. Convert it; code categories as 0, 1, 2 and so on."
+        )
+    dims = data.dims.get(variable.name)
+    if dims is not None:
+        absent = [p for p in variable.plates if p not in dims]
+        if absent:
+            raise DataError(
+                f"The array of {variable.name!r} has the dimensions {dims}, wanted "
+                f"{variable.axes}: the dimension {absent[0]!r} is not there. Rename its dimension "
+                f"to the plate's name, or change `plates`."
+            )
+        rest = [d for d in dims if d not in variable.plates]
+        array = np.transpose(array, [dims.index(d) for d in (*variable.plates, *rest)])
+    lead = len(variable.plates)
+    if array.ndim != variable.rank or array.shape[lead:] != variable.event:
+        raise DataError(
+            f"The array of {variable.kind} {variable.name!r} has shape {array.shape}, wanted "
+            f"{variable.axes}: one axis for each of its plates {variable.plates}, in this order, "
+            f"and then its event {variable.event}. Reshape the array, or change `plates` or "
+            f"`event` of the variable."
+        )
+    return array
+
+
+def _checked_members(data: Data, graph: PlateGraph) -> Members:
+    """The memberships that were given, as int64 `[plate]`."""
+    out: Members = {}
+    for plate, owners in data.members.items():
+        for owner, index in owners.items():
+            where = f"The membership of plate {plate!r} in {owner!r}"
+            if index.dtype.kind not in "iu":
+                raise DataError(
+                    f"{where} has dtype {index.dtype}, wanted integers from 0: the position of "
+                    f"each row's {owner}. Convert floats by .astype(int) once none is missing; "
+                    f"labels by Data.from_frame or np.unique(labels, return_inverse=True)[1]."
+                )
+            if index.ndim != 1:
+                raise DataError(
+                    f"{where} has shape {index.shape}, wanted one axis, [{plate}]. Flatten it to "
+                    f"one position for each row."
+                )
+            if index.size and index.min() < 0:
+                row = int(np.argmax(index < 0))
+                raise DataError(
+                    f"{where} is negative: {index[row]} at row {row}. Positions run from 0; "
+                    f"negative codes often mark missing labels. Drop these rows or give them an "
+                    f"owner."
+                )
+            out.setdefault(plate, {})[owner] = index.astype(np.int64, copy=False)
+    return out
+
+
+def _sizes(
+    data: Data, graph: PlateGraph, arrays: Mapping[str, np.ndarray], given: Members
+) -> dict[str, int]:
+    """The size of every plate: by arrays, memberships, `sizes`, labels, else the largest index."""
+    found: dict[str, tuple[int, str]] = {}
+
+    def claim(plate: str, size: int, source: str) -> None:
+        known, other = found.setdefault(plate, (size, source))
+        if known != size:
+            raise DataError(
+                f"The size of plate {plate!r} is {known} by {other}, but {size} by {source}. "
+                f"Make them agree: each needs one entry for each {plate}, in the same order."
+            )
+        if size == 0:
+            raise DataError(
+                f"Plate {plate!r} is empty by {source}: wanted at least one element. Leave out "
+                f"the plate and its variables, or check how the data were selected."
+            )
+
+    for name, array in arrays.items():
+        variable = graph.variables[name]
+        for axis, plate in enumerate(variable.plates):
+            source = f"the {variable.kind} {name!r} {variable.axes} of shape {array.shape}"
+            claim(plate, array.shape[axis], source)
+    for plate, owners in given.items():
+        for owner, index in owners.items():
+            source = f"its membership in {owner!r} of shape {index.shape}"
+            claim(plate, len(index), source)
+    for plate, size in data.sizes.items():
+        if not _is_count(size):
+            raise DataError(
+                f"sizes[{plate!r}] must be a positive integer, got {size!r}. Write the number of "
+                f"elements of the plate."
+            )
+        claim(plate, int(size), f"sizes[{plate!r}]")
+    for plate, labels in data.coords.items():
+        if plate in graph.plates:
+            claim(plate, len(labels), f"its coords of shape {labels.shape}")
+    largest: dict[str, int] = {}
+    for owners in given.values():
+        for owner, index in owners.items():
+            largest[owner] = max(int(index.max()), largest.get(owner, 0))
+    for owner, index_max in largest.items():
+        found.setdefault(owner, (index_max + 1, "the largest index"))
+    for plate in graph.plates:
+        if plate not in found:
+            raise DataError(
+                f"The size of plate {plate!r} is not known: there is no array on it and no "
+                f"membership of it or in it. Add sizes={{{plate!r}: ...}} to the data."
+            )
+    for plate, owners in given.items():
+        for owner, index in owners.items():
+            _check_range(plate, owner, index, *found[owner])
+    return {plate: found[plate][0] for plate in graph.plates}
+
+
+def _is_count(size: object) -> bool:
+    return isinstance(size, (int, np.integer)) and not isinstance(size, bool) and size >= 0
+
+
+def _check_range(plate: str, owner: str, index: np.ndarray, size: int, source: str) -> None:
+    if index.max() < size:
+        return
+    row = int(np.argmax(index >= size))
+    one_based = index.min() >= 1 and index.max() == size
+    remedy = (
+        "They look counted from 1: subtract 1."
+        if one_based
+        else f"Correct the index, or write sizes={{{owner!r}: ...}} and arrays for more of them."
+    )
+    raise DataError(
+        f"The membership of plate {plate!r} in {owner!r} is out of range: {index[row]} at row "
+        f"{row}, but {owner!r} has {size} elements by {source}, so positions run from 0 to "
+        f"{size - 1}. {remedy}"
+    )
+
+
+def _direct(graph: PlateGraph, given: Members, sizes: Mapping[str, int]) -> Members:
+    """The membership of every plate in the owners that its `within` names."""
+    out: Members = {}
+    for plate in graph.plates.values():
+        for owner in plate.within:
+            index = given.get(plate.name, {}).get(owner)
+            if index is None:
+                index = _derived(plate.name, owner, given, sizes[plate.name])
+            out.setdefault(plate.name, {})[owner] = index
+    return out
+
+
+def _derived(plate: str, owner: str, given: Mapping[str, Any], size: int) -> np.ndarray:
+    """The membership of `plate` in `owner` from the rows of a finer plate that have both."""
+    for finer, owners in given.items():
+        if plate not in owners or owner not in owners:
+            continue
+        rows, their_owner = owners[plate], owners[owner]
+        index = np.full(size, -1, dtype=np.int64)
+        index[rows] = their_owner
+        wrong = index[rows] != their_owner
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DataError(
+                f"Element {rows[row]} of plate {plate!r} belongs to elements {their_owner[row]} "
+                f"and {index[rows[row]]} of {owner!r} by the rows of {finer!r}, wanted one. If "
+                f"labels of {plate!r} repeat in several {owner!r}, join the two labels, as in "
+                f"Data.from_frame(members={{{plate!r}: ({owner!r}, {plate!r})}})."
+            )
+        if (index < 0).any():
+            element = int(np.argmax(index < 0))
+            raise DataError(
+                f"Element {element} of plate {plate!r} has no {finer!r}, so that its {owner!r} is "
+                f"not known. Give members={{{plate!r}: {{{owner!r}: index}}}} of shape ({size},)."
+            )
+        return index
+    raise DataError(
+        f"The membership of plate {plate!r} in {owner!r} is missing, wanted integers of shape "
+        f"({size},). Add members={{{plate!r}: {{{owner!r}: index}}}} to the data."
+    )
+
+
+def _composed(graph: PlateGraph, direct: Members, given: Members) -> Members:
+    """The memberships in the owners at all levels: a pupil's authority is that of its school."""
+    out: Members = {}
+    for plate in graph.plates:
+        out[plate] = {o: _follow(direct, graph.path(plate, o)) for o in graph.owners(plate)}
+        for owner, index in given.get(plate, {}).items():
+            other = graph.plates.indirect_path(plate, owner)
+            if other is None:
+                continue
+            differ = _follow(direct, other) != index
+            if differ.any():
+                row = int(np.argmax(differ))
+                raise DataError(
+                    f"The membership of plate {plate!r} in {owner!r} contradicts the way "
+                    f"{' -> '.join(other)}: row {row} belongs to {index[row]} of {owner!r}, but to "
+                    f"{_follow(direct, other)[row]} through {other[1]!r}. Leave out the first, or "
+                    f"correct one of them."
+                )
+    return out
+
+
+def _follow(direct: Members, path: tuple[str, ...]) -> np.ndarray:
+    index = direct[path[0]][path[1]]
+    for plate, owner in pairwise(path[1:]):
+        # owner of a row = owner of its owner
+        index = direct[plate][owner][index]
+    return index
+
+
+def _sampled(array: np.ndarray) -> np.ndarray:
+    """The array, or evenly spaced elements of it if it is large."""
+    if array.nbytes <= FINGERPRINT_BYTES:
+        return np.ascontiguousarray(array)
+    positions = np.linspace(0, array.size - 1, FINGERPRINT_SAMPLE).astype(np.int64)
+    return np.asarray(array[np.unravel_index(positions, array.shape)])

@@ -1,0 +1,191 @@
+"""What values of covariates and observed variables must be: finite, present, in their support."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+
+import numpy as np
+
+from pavi import ops
+from pavi.alignment import align
+from pavi.dist.supports import Support
+from pavi.errors import DataError
+from pavi.graph import Covariate, Observed, PlateGraph
+from pavi.probing import FIRST, SECOND, constant_support, placeholder
+
+# Elements looked at together, so that a memory map is never read as a whole.
+CHUNK = 1 << 20
+
+
+def check_finite(covariate: Covariate, value: np.ndarray) -> None:
+    """Raises DataError where a covariate is NaN or infinite."""
+    if value.dtype.kind != "f":
+        return
+    for start, rows in _chunks(value):
+        wrong = ~np.isfinite(rows)
+        if wrong.any():
+            index = _first(wrong, start)
+            raise DataError(
+                f"Covariate {covariate.name!r} {covariate.axes} of shape {value.shape} is "
+                f"{value[index]} at {_shown(index)}. Covariates must be finite: impute the value, "
+                f"drop the row, or declare the variable pavi.Observed with a distribution, where "
+                f"NaN means missing."
+            )
+
+
+def fill_missing(
+    graph: PlateGraph, observed: Observed, value: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Replaces missing observations by a value that does no harm.
+
+    Args:
+        graph: the graph.
+        observed: the variable.
+        value: `[*plates, *event]`, NaN where missing.
+
+    Returns:
+        The value, itself if nothing is missing; and whether each draw is present,
+        `[*plates, *event without the axes of one draw]`, or None if all are.
+
+    Raises:
+        DataError: an observation is infinite, or missing where it may not be.
+    """
+    if value.dtype.kind != "f":
+        return value, None
+    any_missing = False
+    for start, rows in _chunks(value):
+        infinite = np.isinf(rows)
+        if infinite.any():
+            index = _first(infinite, start)
+            raise DataError(
+                f"Observed {observed.name!r} {observed.axes} of shape {value.shape} is "
+                f"{value[index]} at {_shown(index)}. Observations must be finite: write NaN for a "
+                f"missing one, or dist.Censored for one beyond a limit."
+            )
+        any_missing |= bool(np.isnan(rows).any())
+    if not any_missing:
+        return value, None
+    children = graph.children(observed.name)
+    if children:
+        raise DataError(
+            f"Observed {observed.name!r} {observed.axes} has missing values, but is a parent of "
+            f"{children[0]!r}, which needs them all. Impute them, or drop these rows."
+        )
+    draw_axes = tuple(range(-graph.probe[observed.name].event_rank, 0))
+    absent = np.isnan(value)
+    mask = ~absent.any(axis=draw_axes)
+    partly = absent.any(axis=draw_axes) & ~absent.all(axis=draw_axes)
+    if partly.any():
+        raise DataError(
+            f"Observed {observed.name!r} {observed.axes} of shape {value.shape} is partly "
+            f"missing at {_shown(_first(partly, 0))}: a draw of "
+            f"{type(graph.probe[observed.name]).__name__} is missing as a whole or not at all. "
+            f"Write NaN for all of it, or impute it."
+        )
+    if not mask.any():
+        raise DataError(
+            f"All observations of {observed.name!r} {observed.axes} of shape {value.shape} are "
+            f"missing. Leave the variable out of the graph, or declare it pavi.Latent."
+        )
+    filled = np.array(value)
+    support = graph.constant_support(observed.name)
+    # 0 is a valid count whatever the number of trials; else any observation is as good
+    zero = support.discrete and bool(support.contains(np.zeros(())))
+    filled[~mask] = 0.0 if zero else value[mask][0]
+    return filled, mask
+
+
+def check_support(
+    graph: PlateGraph,
+    observed: Observed,
+    values: Mapping[str, np.ndarray],
+    mask: np.ndarray | None,
+    members: Mapping[str, Mapping[str, np.ndarray]],
+) -> None:
+    """Raises DataError where an observation lies outside the support of its distribution.
+
+    Bounds that depend on covariates are looked up; those that depend on latents are left out.
+    """
+    value = values[observed.name]
+    support = graph.constant_support(observed.name)
+    bounds = [getattr(support, field.name) for field in fields(support)]
+    if any(ops.shape(b) == () and np.isinf(ops.to_numpy(b)) for b in bounds):
+        support = _support_given_data(graph, observed, values, members)
+        bounds = [getattr(support, field.name) for field in fields(support)]
+    whole = any(ops.shape(b) for b in bounds) or value.ndim == support.event_rank
+    for start, rows in [(0, value)] if whole else _chunks(value):
+        wrong = ~np.asarray(support.contains(rows))
+        if mask is not None:
+            wrong &= mask[start : start + len(rows)] if mask.ndim else mask
+        if wrong.any():
+            index = _first(wrong, start)
+            raise DataError(
+                f"Observed {observed.name!r} {observed.axes} of shape {value.shape} is "
+                f"{value[index]} at {_shown(index)}, outside the support of "
+                f"{type(graph.probe[observed.name]).__name__}: {_limits(support, index, value)}. "
+                f"Correct the value, write NaN if it is missing, or choose another distribution."
+            )
+
+
+def _support_given_data(
+    graph: PlateGraph,
+    observed: Observed,
+    values: Mapping[str, np.ndarray],
+    members: Mapping[str, Mapping[str, np.ndarray]],
+) -> Support:
+    """The support at the data, bounds that depend on latents infinite."""
+    index = {f"{p}/{o}": rows for p, owners in members.items() for o, rows in owners.items()}
+    supports = []
+    for setting in (FIRST, SECOND):
+        parents = {}
+        for name in observed.parents:
+            parent = graph.variables[name]
+            if name in values:
+                recipe = graph.alignment(parent.plates, observed.plates)
+                parents[name] = align(
+                    np.asarray(values[name], dtype=np.float64),
+                    recipe,
+                    observed.plates,
+                    index,
+                    event_rank=len(parent.event),
+                    child_event_rank=len(observed.event),
+                )
+            else:
+                event = parent.event or (1,) * len(observed.event)
+                shape = (*(1,) * len(observed.plates), *event)
+                parents[name] = placeholder(graph.probe[name].support, shape, setting)
+        with np.errstate(all="ignore"):
+            supports.append(graph.spec(observed.name, parents).support)
+    return constant_support(*supports)
+
+
+def _limits(support: Support, index: tuple[int, ...], value: np.ndarray) -> str:
+    """The support in words, with the bounds of one element."""
+    named = {}
+    for field in fields(support):
+        bound = np.asarray(ops.to_numpy(getattr(support, field.name)))
+        named[field.name] = np.broadcast_to(bound, value.shape)[index] if bound.ndim else bound
+    return str(type(support)(**{k: np.asarray(v).item() for k, v in named.items()}))
+
+
+def _chunks(value: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Slices of the leading axis, each with its start."""
+    if value.ndim == 0 or value.size <= CHUNK:
+        yield 0, value
+        return
+    step = max(1, CHUNK * len(value) // value.size)
+    for start in range(0, len(value), step):
+        yield start, value[start : start + step]
+
+
+def _first(where: np.ndarray, start: int) -> tuple[int, ...]:
+    """Index of the first true element, `start` added on the leading axis."""
+    index = np.unravel_index(int(np.argmax(where)), where.shape)
+    return tuple(int(i) + (start if axis == 0 else 0) for axis, i in enumerate(index))
+
+
+def _shown(index: tuple[int, ...]) -> str:
+    if not index:
+        return "its only element"
+    return f"index {index[0] if len(index) == 1 else index}"

@@ -1,0 +1,167 @@
+"""Data for a plate graph: arrays, memberships, sizes, labels; from arrays, frames or datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pavi.binding import BoundData, bind
+from pavi.errors import DataError
+from pavi.sources import Columns, parts_of_dataset, parts_of_frame
+
+if TYPE_CHECKING:
+    from pavi.graph import PlateGraph
+
+__all__ = ["BoundData", "Data"]
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class Data:
+    """What is known: values of observed variables and covariates, and who belongs to whom.
+
+    Args:
+        values: an array `[*plates, *event]` for every observed variable and covariate. NaN in an
+            observed one means missing. Arrays are kept as they are given, memory maps included.
+        members: `{"home": {"county": index}}`: for each row of a plate the position of its owner,
+            integers from 0. An owner further up is found through those between, or from rows that
+            have both.
+        sizes: `{"county": 85}`, where arrays leave a size open, as for owners without members.
+        coords: `{"county": labels}`: labels of a plate's elements.
+        dims: `{"y": ("vertex", "subject")}`: names of an array's axes, where they are not in the
+            order of the graph.
+
+    Raises:
+        DataError: a value cannot be made an array. All else is found by `bind`.
+    """
+
+    values: dict[str, np.ndarray]
+    members: dict[str, dict[str, np.ndarray]]
+    sizes: dict[str, int]
+    coords: dict[str, np.ndarray]
+    dims: dict[str, tuple[str, ...]]
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        members: Mapping[str, Mapping[str, Any]] | None = None,
+        sizes: Mapping[str, int] | None = None,
+        coords: Mapping[str, Any] | None = None,
+        *,
+        dims: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        for argument, given in (("values", values), ("members", members), ("sizes", sizes)):
+            if given is not None and not isinstance(given, Mapping):
+                raise DataError(
+                    f"Data({argument}=...) must be a mapping by name, got {type(given).__name__}. "
+                    f'Write {{"name": ...}}; for a table use Data.from_frame.'
+                )
+        for plate, owners in (members or {}).items():
+            if not isinstance(owners, Mapping):
+                raise DataError(
+                    f"members[{plate!r}] must be a mapping from owner to index, got "
+                    f'{type(owners).__name__}. Write members={{{plate!r}: {{"owner": index}}}}.'
+                )
+        set_field = object.__setattr__  # the class is frozen
+        set_field(self, "values", {k: _array(k, v) for k, v in values.items()})
+        index = {
+            p: {o: _array(f"members[{p!r}][{o!r}]", v) for o, v in owners.items()}
+            for p, owners in (members or {}).items()
+        }
+        set_field(self, "members", index)
+        set_field(self, "sizes", dict(sizes or {}))
+        set_field(self, "coords", {p: np.asarray(v) for p, v in (coords or {}).items()})
+        set_field(self, "dims", {k: tuple(v) for k, v in (dims or {}).items()})
+
+    def bind(self, graph: PlateGraph) -> BoundData:
+        """The data checked against `graph`, with every plate's size and every membership.
+
+        Raises:
+            DataError: the data do not fit the graph; the message says where and what to do.
+        """
+        return bind(self, graph)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        graph: PlateGraph | None = None,
+        *,
+        plate: str | None = None,
+        values: Columns | None = None,
+        members: Mapping[str, str | Sequence[str]] | None = None,
+        group_values: Mapping[str, Columns] | None = None,
+        coords: Mapping[str, Any] | None = None,
+    ) -> Data:
+        """Data from a table with one row for each element of `plate`.
+
+        Args:
+            frame: a pandas or Polars data frame, or a mapping from column to array.
+            graph: fills in what is not given below, by columns of the variables' and plates' names.
+            plate: the plate whose elements are the rows.
+            values: columns on `plate`: a list of names, or `{variable: column}`; a list of columns
+                for one variable makes a trailing event axis.
+            members: `{owner: column of labels}`; several columns make one label together, for
+                labels that are unique only within another owner. Sorted labels become coordinates.
+            group_values: `{owner: columns}` of values that are the same in all rows of an owner.
+            coords: `{owner: labels}`, where there are owners without rows or an order to keep.
+
+        Raises:
+            DataError: a column is not there, a label is missing, a value differs within a group.
+        """
+        parts = parts_of_frame(frame, graph, plate, values, members, group_values, coords)
+        return cls(**parts)
+
+    @classmethod
+    def from_xarray(
+        cls, dataset: Any, *, members: Mapping[str, Mapping[str, str]] | None = None
+    ) -> Data:
+        """Data from an xarray `Dataset` whose dimensions are plates.
+
+        Args:
+            dataset: its data variables are the values, in any order of their dimensions; its
+                coordinates are kept.
+            members: `{"home": {"county": name}}`: the variable or coordinate along `home` that
+                holds labels of counties.
+
+        Raises:
+            DataError: a name is not there, or a label is not among the owner's coordinates.
+        """
+        return cls(**parts_of_dataset(dataset, members))
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name}{list(v.shape)}" for name, v in self.values.items())
+        index = [f"{p} in {o}" for p, owners in self.members.items() for o in owners]
+        return f"Data({shapes}{'; ' if index else ''}{', '.join(index)})"
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    """`value` as an array: a view where it is one, masked and None as NaN."""
+    if np.ma.is_masked(value):
+        return np.where(np.ma.getmaskarray(value), np.nan, np.ma.getdata(value))
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"The value of {name!r} cannot be made an array: {error} Give a rectangular array; "
+            f"for groups of differing sizes, a flat one with a membership index."
+        ) from error
+    if array.dtype == object:
+        return _from_objects(array)
+    return array
+
+
+def _from_objects(array: np.ndarray) -> np.ndarray:
+    """Floats from objects, None and NA as NaN; unchanged where there is anything else."""
+    out = np.empty(array.shape)
+    for i, item in enumerate(array.ravel()):
+        if isinstance(item, Real):
+            out.flat[i] = float(item)
+        elif item is None or type(item).__name__ == "NAType":
+            out.flat[i] = np.nan
+        else:
+            return array
+    return out
