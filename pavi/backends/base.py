@@ -1,0 +1,112 @@
+"""What a backend adapter provides, and how it is found. No framework is imported here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from pavi.batch import Batch
+from pavi.errors import BackendError
+from pavi.objective import Gradient
+from pavi.plan import GuidePlan
+from pavi.subsampling import Selection
+
+Arrays = dict[str, np.ndarray]
+
+BACKENDS = ("numpyro", "tfp")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a compiled program depends on besides the plan.
+
+    Args:
+        num_particles: draws of the guide at each step.
+        gradient: `"path"` or `"total"`.
+        dtype: `"float32"` or `"float64"`.
+    """
+
+    num_particles: int
+    gradient: Gradient
+    dtype: str
+
+
+class Rates(NamedTuple):
+    """What changes from step to step, `[steps]` each.
+
+    Attributes:
+        learning: learning rate.
+        averaging: weight of the new iterate in the running average; 0 leaves the average alone.
+    """
+
+    learning: np.ndarray
+    averaging: np.ndarray
+
+
+class Program(Protocol):
+    """A plan compiled for training: many steps in one call, data passed as arguments."""
+
+    def initialise(self, weights: Arrays, tables: Arrays, seed: int) -> None:
+        """Sets the weights, the tables and the random state; the optimizer starts at rest."""
+
+    def run(self, selection: Selection | None, rates: Rates) -> np.ndarray:
+        """Takes `len(rates.learning)` steps; returns the ELBO estimate of each."""
+
+    def weights(self, *, averaged: bool) -> tuple[Arrays, Arrays]:
+        """Weights (the running average or the last iterate) and tables."""
+
+
+class Functions(Protocol):
+    """A plan's densities and draws, compiled; arrays go in and come out as NumPy's."""
+
+    def sample(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> Arrays:
+        """Latents `{name: [S, *plates, *event]}` from standard normal noise."""
+
+    def log_prob(self, weights: Arrays, rows: Arrays, values: Arrays, batch: Batch) -> np.ndarray:
+        """log q of each draw, `[S]`."""
+
+    def elbo(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> np.ndarray:
+        """One-draw estimates of the ELBO of the batch, `[S]`."""
+
+
+class Adapter(Protocol):
+    """One backend: programs and functions of a plan."""
+
+    name: str
+
+    def program(self, plan: GuidePlan, full: Batch, settings: Settings) -> Program:
+        """Compiles training."""
+
+    def functions(self, plan: GuidePlan, dtype: str) -> Functions:
+        """Compiles sampling and evaluation."""
+
+
+_NEEDS: Mapping[str, tuple[str, ...]] = {
+    "numpyro": ("jax", "numpyro", "optax"),
+    "tfp": ("tensorflow", "tensorflow_probability", "tf_keras"),
+}
+
+
+def get_adapter(name: str) -> Adapter:
+    """The adapter of a backend, which is imported now.
+
+    Raises:
+        BackendError: an unknown name, or a backend that is not installed or does not import.
+    """
+    if name not in BACKENDS:
+        raise BackendError(f"Unknown backend {name!r}; choose one of {', '.join(BACKENDS)}.")
+    try:
+        for package in _NEEDS[name]:
+            importlib.import_module(package)
+    except ImportError as error:
+        raise BackendError(
+            f"Backend {name!r} cannot be used here: {error}. Install its extra, "
+            f"pip install 'pavi-vi[{name}]', or run `pavi doctor`."
+        ) from error
+    adapter: Adapter = importlib.import_module(f"pavi.backends.{name}.adapter").ADAPTER
+    return adapter
+

@@ -1,0 +1,136 @@
+"""Training on JAX: a scan of many steps inside one compiled call, its state donated."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from pavi import objective
+from pavi.backends.base import Arrays, Rates, Settings
+from pavi.backends.numpyro.distributions import log_prob
+from pavi.backends.numpyro.precision import precision
+from pavi.batch import Batch
+from pavi.guide import noise_shapes
+from pavi.plan import GuidePlan
+from pavi.subsampling import Selection, gather
+from pavi.tables import FIRST_DECAY, SECOND_DECAY, Table, adam_rows, new_table, table_rows
+
+
+class JaxState(NamedTuple):
+    """Everything that changes from step to step, all on the device."""
+
+    weights: Any
+    average: Any
+    tables: Any
+    optimizer: Any
+    key: Any
+
+
+class JaxProgram:
+    """A plan compiled for training; see `backends.base.Program`."""
+
+    def __init__(self, plan: GuidePlan, full: Batch, settings: Settings) -> None:
+        self._plan, self._settings = plan, settings
+        self._optimizer = optax.scale_by_adam(b1=FIRST_DECAY, b2=SECOND_DECAY)
+        with precision(settings.dtype):
+            self._full = jax.tree.map(jnp.asarray, full)
+        self._run = jax.jit(self._steps, donate_argnums=0)
+        self._state: JaxState | None = None
+
+    def initialise(self, weights: Arrays, tables: Arrays, seed: int) -> None:
+        """Sets the weights, the tables and the random state; the optimizer starts at rest."""
+        with precision(self._settings.dtype):
+            weights = jax.tree.map(jnp.asarray, weights)
+            self._state = JaxState(
+                weights=weights,
+                average=jax.tree.map(jnp.copy, weights),
+                tables={k: jax.tree.map(jnp.asarray, new_table(v)) for k, v in tables.items()},
+                optimizer=self._optimizer.init(weights),
+                key=jax.random.key(seed),
+            )
+
+    def run(self, selection: Selection | None, rates: Rates) -> np.ndarray:
+        """Takes `len(rates.learning)` steps; returns the ELBO estimate of each."""
+        if self._state is None:
+            raise RuntimeError("initialise() comes before run().")
+        with precision(self._settings.dtype):
+            rates = Rates(*(np.asarray(rate, self._settings.dtype) for rate in rates))
+            self._state, elbo = self._run(self._state, self._full, selection, rates)
+            return np.asarray(elbo, np.float64)
+
+    def weights(self, *, averaged: bool) -> tuple[Arrays, Arrays]:
+        """Weights (the running average or the last iterate) and tables."""
+        if self._state is None:
+            raise RuntimeError("initialise() comes before weights().")
+        chosen = self._state.average if averaged else self._state.weights
+        tables = {name: np.asarray(table.value) for name, table in self._state.tables.items()}
+        return jax.tree.map(np.asarray, chosen), tables
+
+    def _steps(
+        self, state: JaxState, full: Batch, selection: Selection | None, rates: Rates
+    ) -> tuple[JaxState, jax.Array]:
+        return jax.lax.scan(partial(self._step, full), state, (selection, rates))
+
+    def _step(
+        self, full: Batch, state: JaxState, inputs: tuple[Selection | None, Rates]
+    ) -> tuple[JaxState, jax.Array]:
+        selection, rate = inputs
+        batch = full if selection is None else gather(self._plan.graph, full, selection)
+        sizes = {plate: index.shape[0] for plate, index in batch.index.items()}
+        key, key_noise = jax.random.split(state.key)
+        shapes = noise_shapes(self._plan, self._settings.num_particles, sizes)
+        keys = jax.random.split(key_noise, len(shapes))
+        noise = {
+            name: jax.random.normal(k, shape, self._settings.dtype)
+            for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+        }
+        places = {name: table_rows(self._plan, name, batch) for name in state.tables}
+        drawn = {
+            name: jax.tree.map(lambda x, p=places[name]: x[p], table)
+            for name, table in state.tables.items()
+        }
+
+        def loss(weights: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
+            shaped = {
+                name: row.reshape((*(sizes[p] for p in self._plan.block(name).plates), -1))
+                for name, row in rows.items()
+            }
+            elbo = objective.elbo_samples(
+                self._plan,
+                log_prob,
+                weights,
+                shaped,
+                noise,
+                batch,
+                gradient=self._settings.gradient,
+            ).mean()
+            return -elbo, elbo
+
+        (_, elbo), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
+            state.weights, {name: table.value for name, table in drawn.items()}
+        )
+        # A step whose estimate overflowed is left out rather than let it end the run.
+        finite = jnp.isfinite(elbo)
+        gradients = jax.tree.map(lambda g: jnp.where(finite & jnp.isfinite(g), g, 0), gradients)
+        updates, optimizer = self._optimizer.update(gradients[0], state.optimizer)
+        weights = jax.tree.map(lambda w, u: w - rate.learning * u, state.weights, updates)
+        average = jax.tree.map(
+            lambda a, w: a + rate.averaging * (w - a), state.average, weights
+        )
+        tables = {
+            name: Table(
+                *(
+                    x.at[places[name]].set(row)
+                    for x, row in zip(
+                        table, adam_rows(drawn[name], gradients[1][name], rate.learning), strict=True
+                    )
+                )
+            )
+            for name, table in state.tables.items()
+        }
+        return JaxState(weights, average, tables, optimizer, key), elbo

@@ -1,0 +1,27 @@
+"""The rows that one step sees: one index source for the model, the guide and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+Array = Any
+
+
+class Batch(NamedTuple):
+    """Arrays of a full or a reduced model, a pytree for either framework.
+
+    Attributes:
+        values: covariates and observed values, `[*plates, *event]`, in the run's float dtype.
+        masks: 1 where present and 0 where missing, for observed variables with missing values.
+        members: position, within the batch, of the owner of each row, by `"plate/owner"`.
+        index: ground index of each row, by plate; the plate's size for padding.
+        weights: inverse probability that the row is in the batch, its owners' included; 0 for
+            padding.
+    """
+
+    values: Mapping[str, Array]
+    masks: Mapping[str, Array]
+    members: Mapping[str, Array]
+    index: Mapping[str, Array]
+    weights: Mapping[str, Array]

@@ -1,0 +1,226 @@
+"""What tells the copies of a latent apart: rows of a free table, or a deep set over their data.
+
+Both give a Gaussian potential in the block's whitened coordinates. Its numbers are held in reference
+coordinates, those of the prior at the centre of the guide (all noise zero), so that the prior's m
+and s enter exactly wherever the parents are drawn (method.md, 4.3):
+
+    precision = R V V' R,    shift = R (eta - V V' t),    R = diag(s / s_c),  t = (m - m_c) / s_c
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pavi import ops
+from pavi.alignment import align, pool
+from pavi.batch import Batch
+from pavi.bijectors import GaussianPotential, ParameterSpec
+from pavi.bijectors.base import linear
+from pavi.model import row_weights, with_lead
+from pavi.family import Family
+from pavi.graph import PlateGraph
+from pavi.plan import BlockPlan, Evidence, Factor, GuidePlan
+
+Array = Any
+Params = Mapping[str, Array]
+
+# V's diagonal is exp(raw - 1): raw zeros start a potential weak but not flat.
+_LOG_DIAGONAL_START = -1.0
+
+
+class PriorShift(NamedTuple):
+    """Where the prior lies against its place at the guide's centre: t and R's diagonal."""
+
+    location: Array
+    scale: Array
+
+
+def potential_width(dimension: int) -> int:
+    """Numbers in a raw potential: eta, V's log-diagonal, V below the diagonal."""
+    return 2 * dimension + dimension * (dimension - 1) // 2
+
+
+def table_width(dimension: int, context_size: int) -> int:
+    """Columns of a free table: a raw potential, and slopes in the context of eta and log diag V."""
+    return potential_width(dimension) + 2 * dimension * context_size
+
+
+def free_potential(rows: Array, context: Array | None, size: int, prior: PriorShift) -> Any:
+    """The potential of a free table's rows (PAVI-F), bilinear in the centred context.
+
+    Args:
+        rows: `[*plates, table_width]`.
+        context: base coordinates of the earlier blocks, `[S, *plates, c]`, or None.
+        size: d.
+        prior: shift of the prior, `[S, *plates, d]`.
+
+    Returns:
+        A `GaussianPotential` `[S, *plates, d(, d)]`.
+    """
+    rows = ops.expand_dims(rows, 0)
+    raw = rows[..., : potential_width(size)]
+    if context is not None:
+        count = ops.shape(context)[-1]
+        slopes = rows[..., potential_width(size) :]
+        slopes = ops.reshape(slopes, (*ops.shape(slopes)[:-1], 2 * size, count))
+        moved = ops.sum(slopes * ops.expand_dims(context, -2), -1)
+        lead = moved + raw[..., : 2 * size]
+        rest = raw[..., 2 * size :]
+        rest = ops.broadcast_to(rest, (*ops.shape(lead)[:-1], ops.shape(rest)[-1]))
+        raw = ops.concat([lead, rest], -1)
+    return potential(raw, size, prior)
+
+
+def potential(raw: Array, size: int, prior: PriorShift) -> GaussianPotential:
+    """A `GaussianPotential` from raw numbers `[..., potential_width]` in reference coordinates."""
+    eta = raw[..., :size]
+    diagonal = ops.exp(raw[..., size : 2 * size] + _LOG_DIAGONAL_START)
+    if size == 1:
+        square = ops.expand_dims(diagonal * diagonal, -1)
+    else:
+        lower = _lower(diagonal, raw[..., 2 * size :], size)
+        square = ops.sum(ops.expand_dims(lower, -2) * ops.expand_dims(lower, -3), -1)
+    pulled = ops.sum(square * ops.expand_dims(prior.location, -2), -1)
+    precision = square * ops.expand_dims(prior.scale, -1) * ops.expand_dims(prior.scale, -2)
+    return GaussianPotential(precision, prior.scale * (eta - pulled))
+
+
+def _lower(diagonal: Array, packed: Array, size: int) -> Array:
+    """Lower triangular `[..., d, d]` from its diagonal and its entries below it, row by row."""
+    rows = []
+    for i in range(size):
+        start = i * (i - 1) // 2
+        row = [packed[..., start : start + i], diagonal[..., i : i + 1]]
+        zeros = [ops.zeros_like(diagonal[..., i + 1 :])]
+        rows.append(ops.concat(row + zeros, -1))
+    return ops.stack(rows, -2)
+
+
+def _inputs(graph: PlateGraph, observed: str) -> int:
+    """Number of features of a row: its value and its covariates."""
+    variable = graph.variables[observed]
+    covariates = [graph.variables[p] for p in variable.parents]
+    events = [variable.event, *(c.event for c in covariates if c.kind == "covariate")]
+    return sum(prod(event) for event in events)
+
+
+def deep_set_parameters(
+    graph: PlateGraph, family: Family, evidence: Evidence, dimension: int, context_size: int
+) -> dict[str, ParameterSpec]:
+    """Weights of the deep set of a block: one network a level, and the head."""
+    hidden, width = family.hidden, family.encoding_size
+    specs: dict[str, ParameterSpec] = {}
+    for factor in evidence.factors:
+        inputs = _inputs(graph, factor.observed)
+        for level, _ in enumerate(factor.levels[:-1] or factor.levels):
+            key = f"encoder/{factor.observed}/{level}"
+            specs[f"{key}/w0"] = ParameterSpec((inputs, hidden), "normal", inputs**-0.5)
+            specs[f"{key}/b0"] = ParameterSpec((hidden,))
+            specs[f"{key}/w1"] = ParameterSpec((hidden, width), "normal", hidden**-0.5)
+            inputs = width + 1
+    inputs = len(evidence.factors) * (width + 1) + context_size
+    outputs = potential_width(dimension)
+    specs["head/w0"] = ParameterSpec((inputs, hidden), "normal", inputs**-0.5)
+    specs["head/b0"] = ParameterSpec((hidden,))
+    specs["head/w1"] = ParameterSpec((hidden, outputs), "normal", 0.1 * hidden**-0.5)
+    specs["head/b1"] = ParameterSpec((outputs,))
+    return specs
+
+
+def deep_set_potential(
+    plan: GuidePlan,
+    block: BlockPlan,
+    params: Params,
+    context: Array | None,
+    batch: Batch,
+    prior: PriorShift,
+) -> GaussianPotential:
+    """The potential from a mean-pooled deep set that is given the count and the mask (PAVI-E)."""
+    encodings = []
+    for factor in block.evidence.factors if block.evidence else ():
+        encodings.append(_deep_set(plan, block, params, factor, batch))
+    encoding = ops.expand_dims(ops.concat(encodings, -1), 0)
+    if context is not None:
+        shape = (*ops.shape(context)[:-1], ops.shape(encoding)[-1])
+        encoding = ops.concat([ops.broadcast_to(encoding, shape), context], -1)
+    hidden = ops.tanh(linear(encoding, params["head/w0"]) + params["head/b0"])
+    raw = linear(hidden, params["head/w1"]) + params["head/b1"]
+    return potential(raw, block.dimension, prior)
+
+
+def _deep_set(
+    plan: GuidePlan, block: BlockPlan, params: Params, factor: Factor, batch: Batch
+) -> Array:
+    """One encoding for each element of the block, `[*plates, width + 1]`."""
+    graph, observed, levels = plan.graph, factor.observed, factor.levels
+    variable = graph.variables[observed]
+    sizes = {p: ops.shape(index)[0] for p, index in batch.index.items()}
+    features = [_feature(plan, observed, observed, sizes, batch)]
+    features += [
+        _feature(plan, parent, observed, sizes, batch)
+        for parent in variable.parents
+        if graph.variables[parent].kind == "covariate"
+    ]
+    h = ops.concat(features, -1)
+    weights = row_weights(graph, observed, batch, importance=block.partial)
+    present = ops.zeros_like(h[..., 0]) + 1.0
+    if weights is not None:
+        extra = len(ops.shape(weights)) - len(variable.plates)
+        if extra:
+            # A row with some of its event missing counts by the share that is there.
+            weights = ops.mean(weights, tuple(range(len(variable.plates), len(ops.shape(weights)))))
+        present = present * weights
+    count = ops.expand_dims(present, -1)
+    for level, plates in enumerate(levels[:-1] or levels):
+        key = f"encoder/{observed}/{level}"
+        h = ops.tanh(linear(h, params[f"{key}/w0"]) + params[f"{key}/b0"])
+        h = linear(h, params[f"{key}/w1"]) * count
+        recipe = graph.alignment(levels[min(level + 1, len(levels) - 1)], plates)
+        h = pool(h, recipe, plates, sizes, batch.members, trailing=1)
+        count = pool(count, recipe, plates, sizes, batch.members, trailing=1)
+        # The mean of what is there; an element without children has the encoding 0.
+        h = ops.concat([h / ops.maximum(count, ops.zeros_like(count) + 1e-6), ops.log1p(count)], -1)
+        count = ops.cast(count > 0, h)
+    return h
+
+
+def _feature(
+    plan: GuidePlan, name: str, child: str, sizes: Mapping[str, int], batch: Batch
+) -> Array:
+    """Standardised values of a data array at the rows of `child`, `[*plates, features]`."""
+    graph = plan.graph
+    variable, plates = graph.variables[name], graph.variables[child].plates
+    mean, scale = plan.standards.get(name, (0.0, 1.0))
+    value = (batch.values[name] - mean) / scale
+    mask = batch.masks.get(name)
+    if mask is not None:
+        value = value * ops.reshape(
+            mask, (*ops.shape(mask), *(1,) * (len(ops.shape(value)) - len(ops.shape(mask))))
+        )
+    recipe = graph.alignment(variable.plates, plates)
+    rank = len(variable.event)
+    value = align(value, recipe, plates, batch.members, event_rank=rank, child_event_rank=0)
+    value = with_lead(value, 0, len(plates) + rank)
+    full = tuple(sizes[p] for p in plates)
+    return ops.broadcast_to(
+        ops.reshape(value, (*ops.shape(value)[: len(plates)], prod(variable.event))),
+        (*full, prod(variable.event)),
+    )
+
+
+def reference_shift(
+    moments: tuple[Array, Array], centre: tuple[Array, Array]
+) -> PriorShift:
+    """The prior's place against its place at the guide's centre, which carries no gradient."""
+    mean, scale = moments
+    centre_mean, centre_scale = (ops.stop_gradient(x) for x in centre)
+    return PriorShift((mean - centre_mean) / centre_scale, scale / centre_scale)
+
+
+def initial_table(copies: int, width: int, dtype: Any) -> np.ndarray:
+    """A free table of zeros; its last row is for padding and for elements never seen."""
+    return np.zeros((copies + 1, width), dtype=dtype)

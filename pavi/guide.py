@@ -1,0 +1,274 @@
+"""The variational family at work: sample it, and evaluate it, block by block from coarse to fine.
+
+    eps ~ N(0, I) -> flow(eps; context) -> residual -> prior times potential -> whitening -> link
+
+Everything that conditions a block (earlier blocks' values and base noise, data, weights) is gathered
+in one function that both directions share, so that sampling and evaluation cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pavi import ops
+from pavi.alignment import align, product
+from pavi.batch import Batch
+from pavi.bijectors import GaussianPotential, PseudoConjugateAffine, solve_potential
+from pavi.encoders import PriorShift, deep_set_potential, free_potential, reference_shift
+from pavi.plan import BlockPlan, GuidePlan
+from pavi.potentials import natural_potential
+from pavi.whitening import (
+    from_whitened,
+    merge_copies,
+    prior_moments,
+    split_copies,
+    to_whitened,
+)
+
+Array = Any
+Params = Mapping[str, Array]
+
+_LOG_2_PI = float(np.log(2.0 * np.pi))
+
+
+class Draw(NamedTuple):
+    """Draws of a guide on a batch.
+
+    Attributes:
+        values: `{latent: [S, *plates, *event]}`.
+        base: the standard normal noise behind them, `{block: [S, *axes, dimension]}`.
+        log_prob: log q of each copy's vector, `{block: [S, *axes]}`.
+    """
+
+    values: dict[str, Array]
+    base: dict[str, Array]
+    log_prob: dict[str, Array]
+
+
+class _Conditional(NamedTuple):
+    """What conditions one block's density."""
+
+    params: dict[str, Array]
+    context: Array | None
+    potential: GaussianPotential | None
+    residual: Array | None
+
+
+def noise_shapes(plan: GuidePlan, samples: int, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the standard normal noise of `samples` draws on plates of the given sizes."""
+    return {
+        block.name: (samples, *(sizes[p] for p in block.axes), block.dimension)
+        for block in plan.blocks
+    }
+
+
+def sample(
+    plan: GuidePlan, params: Params, rows: Params, noise: Mapping[str, Array], batch: Batch
+) -> Draw:
+    """Draws from the guide by reparametrisation.
+
+    Args:
+        plan: the plan.
+        params: shared weights, `{"block/...": array}`.
+        rows: rows of the free tables that belong to the batch, `{block: [*plates, columns]}`.
+        noise: standard normal noise, `{block: [S, *axes, dimension]}`.
+        batch: the batch.
+
+    Returns:
+        The draws, with their log density.
+    """
+    centre = _centre(plan, params, rows, noise, batch)
+    values: dict[str, Array] = {}
+    base: dict[str, Array] = {}
+    log_prob: dict[str, Array] = {}
+    for block in plan.blocks:
+        eps = noise[block.name]
+        given = _condition(plan, block, params, rows, values, base, centre, batch, eps)
+        w, log_det = _forward(block, given, eps)
+        drawn, log_det_prior = from_whitened(plan, block, split_copies(block, w, batch), values, batch)
+        # log q(theta) = log N(eps; 0, I) - log |d theta / d eps|
+        log_prob[block.name] = (
+            _standard_normal(eps) - log_det - _total(block, log_det_prior)
+        )
+        values |= drawn
+        base[block.name] = eps
+    return Draw(values, base, log_prob)
+
+
+def log_prob(
+    plan: GuidePlan, params: Params, rows: Params, values: Mapping[str, Array], batch: Batch
+) -> Draw:
+    """Evaluates the guide at given values, `{latent: [S, *plates, *event]}`; see `sample`."""
+    first = values[plan.blocks[0].slots[0].name]
+    centre = _centre(plan, params, rows, {"": first}, batch)
+    base: dict[str, Array] = {}
+    out: dict[str, Array] = {}
+    for block in plan.blocks:
+        w, log_det_prior = to_whitened(plan, block, values, batch)
+        w = merge_copies(block, w)
+        given = _condition(plan, block, params, rows, values, base, centre, batch, w)
+        eps, log_det = _inverse(block, given, w)
+        out[block.name] = _standard_normal(eps) + log_det + _total(block, log_det_prior)
+        base[block.name] = eps
+    return Draw(dict(values), base, out)
+
+
+def weighted_log_prob(plan: GuidePlan, draw: Draw, batch: Batch) -> Array:
+    """log q of each draw, each copy's term standing for N_i / N_i^r copies: `[S]`."""
+    total: Array = 0.0
+    for block in plan.blocks:
+        term = draw.log_prob[block.name]
+        weights = product(batch.weights, block.axes)
+        rank = len(ops.shape(term))
+        if weights is not None:
+            term = term * ops.expand_dims(weights, 0)
+        total = total + (ops.sum(term, axis=tuple(range(1, rank))) if rank > 1 else term)
+    return total
+
+
+def _condition(
+    plan: GuidePlan,
+    block: BlockPlan,
+    params: Params,
+    rows: Params,
+    values: Mapping[str, Array],
+    base: Mapping[str, Array],
+    centre: Draw | None,
+    batch: Batch,
+    like: Array,
+) -> _Conditional:
+    """Gathers what a block's density depends on; `like` is `[S, *axes, dimension]`."""
+    prefix = f"{block.name}/"
+    own = {k[len(prefix) :]: v for k, v in params.items() if k.startswith(prefix)}
+    context = _context(block, base, batch, like)
+    potential: GaussianPotential | None = None
+    residual: Array | None = None
+    if block.encoder == "natural":
+        potential = natural_potential(plan, block, values, batch, like)
+    elif block.reference:
+        prior = _prior_shift(plan, block, values, centre, batch, like)
+        if block.encoder == "deep_set":
+            potential = deep_set_potential(plan, block, own, context, batch, prior)
+        else:
+            potential = free_potential(rows[block.name], context, block.dimension, prior)
+    if block.encoder is not None and block.table_width:
+        residual = ops.expand_dims(rows[block.name], 0)
+    if potential is not None and block.encoder == "natural" and block.axes:
+        # Where the evidence puts the copy, and how firmly: seen by the affine that corrects it.
+        mean, cholesky = solve_potential(potential)
+        size = block.dimension
+        firm = [ops.log(cholesky[..., i, i]) for i in range(size)]
+        features = [ops.arcsinh(mean), ops.stack(firm, -1)]
+        if context is not None:
+            features.insert(0, context)
+        context = ops.concat(features, -1)
+    return _Conditional(own, context, potential, residual)
+
+
+def _context(
+    block: BlockPlan, base: Mapping[str, Array], batch: Batch, like: Array
+) -> Array | None:
+    """Base noise of the earlier blocks at this block's copies, `[S, *axes, context size]`."""
+    parts = []
+    leading = ops.shape(like)[:-1]
+    for slot in block.context:
+        part = align(
+            base[slot.block],
+            slot.recipe,
+            block.axes,
+            batch.members,
+            event_rank=1,
+            child_event_rank=1,
+        )
+        parts.append(ops.broadcast_to(part, (*leading, slot.size)))
+    return ops.concat(parts, -1) if parts else None
+
+
+def _prior_shift(
+    plan: GuidePlan,
+    block: BlockPlan,
+    values: Mapping[str, Array],
+    centre: Draw | None,
+    batch: Batch,
+    like: Array,
+) -> PriorShift:
+    """Where the block's prior lies against its place at the centre of the guide."""
+    per_copy = split_copies(block, like, batch)
+    moments = prior_moments(plan, block, values, batch, per_copy)
+    at_centre = prior_moments(
+        plan, block, centre.values if centre else values, batch, per_copy[:1]
+    )
+    shift = reference_shift(moments, at_centre)
+    return PriorShift(*(merge_copies(block, part) for part in shift))
+
+
+def _centre(
+    plan: GuidePlan, params: Params, rows: Params, like: Mapping[str, Array], batch: Batch
+) -> Draw | None:
+    """One draw with all noise zero, where a potential is held relative to it."""
+    if not any(block.reference for block in plan.blocks):
+        return None
+    sizes = {plate: ops.shape(index)[0] for plate, index in batch.index.items()}
+    anchor = next(iter(like.values()))
+    values: dict[str, Array] = {}
+    base: dict[str, Array] = {}
+    draw = Draw(values, base, {})
+    for block in plan.blocks:
+        shape = noise_shapes(plan, 1, sizes)[block.name]
+        eps = ops.asarray(np.zeros(shape), like=anchor)
+        given = _condition(plan, block, params, rows, values, base, draw, batch, eps)
+        w, _ = _forward(block, given, eps)
+        values |= from_whitened(plan, block, split_copies(block, w, batch), values, batch)[0]
+        base[block.name] = eps
+    return draw
+
+
+def _flow_params(given: _Conditional) -> dict[str, Array]:
+    return {k[len("flow/") :]: v for k, v in given.params.items() if k.startswith("flow/")}
+
+
+def _forward(block: BlockPlan, given: _Conditional, eps: Array) -> tuple[Array, Array]:
+    x, log_det = block.flow.forward_and_log_det(_flow_params(given), eps, given.context)
+    if given.residual is not None:
+        # The residual row moves and scales a copy in units of its own posterior.
+        location, log_scale = _residual(block, given.residual)
+        x = location + ops.exp(log_scale) * x
+        log_det = log_det + ops.sum(log_scale, -1)
+    if given.potential is not None:
+        conjugate = PseudoConjugateAffine(block.dimension)
+        x, extra = conjugate.forward_and_log_det({}, x, given.potential)
+        log_det = log_det + extra
+    return x, log_det
+
+
+def _inverse(block: BlockPlan, given: _Conditional, w: Array) -> tuple[Array, Array]:
+    log_det: Array = 0.0
+    if given.potential is not None:
+        conjugate = PseudoConjugateAffine(block.dimension)
+        w, log_det = conjugate.inverse_and_log_det({}, w, given.potential)
+    if given.residual is not None:
+        location, log_scale = _residual(block, given.residual)
+        w = (w - location) * ops.exp(-log_scale)
+        log_det = log_det - ops.sum(log_scale, -1)
+    eps, extra = block.flow.inverse_and_log_det(_flow_params(given), w, given.context)
+    return eps, log_det + extra
+
+
+def _residual(block: BlockPlan, row: Array) -> tuple[Array, Array]:
+    return row[..., : block.dimension], row[..., block.dimension :]
+
+
+def _standard_normal(eps: Array) -> Array:
+    """log N(eps; 0, I), summed over the vector."""
+    return -0.5 * ops.sum(eps * eps + _LOG_2_PI, -1)
+
+
+def _total(block: BlockPlan, log_det: Array) -> Array:
+    """A joint block's log-determinant over all of its copies; others unchanged."""
+    if not block.joint:
+        return log_det
+    rank = len(ops.shape(log_det))
+    return ops.sum(log_det, axis=tuple(range(rank - len(block.plates), rank)))

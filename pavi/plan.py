@@ -1,0 +1,245 @@
+"""The lowered plan: what a backend adapter needs to run a guide, as frozen, printable data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+from pavi.bijectors import Bijector, ParameterSpec
+from pavi.family import Family
+from pavi.graph import PlateGraph
+
+Recipe = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One latent's place in its block's unconstrained vector."""
+
+    name: str
+    event: tuple[int, ...]
+    unconstrained_event: tuple[int, ...]
+    start: int
+
+    @property
+    def size(self) -> int:
+        """Unconstrained dimensions of one copy."""
+        return prod(self.unconstrained_event)
+
+    @property
+    def stop(self) -> int:
+        """End of the slot, exclusive."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True)
+class ContextSlot:
+    """An earlier block whose base coordinates condition this one."""
+
+    block: str
+    recipe: Recipe
+    size: int
+
+
+@dataclass(frozen=True)
+class Factor:
+    """An observed variable that informs a block.
+
+    Args:
+        observed: its name.
+        through: the blocks it depends on, among the target, the hidden and the crossed ones.
+        levels: plates to pool over on the way from its rows up to the target.
+    """
+
+    observed: str
+    through: tuple[str, ...]
+    levels: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How the data's pull on a block is gathered (method.md, 4.3 and 4.4).
+
+    Args:
+        hidden: later blocks nested in the target, integrated out under their prior, finest first.
+        crossed: later blocks that cross the target; they enter by their prior, which widens.
+        factors: the observed variables below the target.
+        newton_steps: number of linearisations.
+    """
+
+    hidden: tuple[str, ...]
+    crossed: tuple[str, ...]
+    factors: tuple[Factor, ...]
+    newton_steps: int
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """Latents with the same plates, their joint conditional density and its parameters.
+
+    Args:
+        name: the plates' names joined by `","`, or `"globals"`, or the variable's name.
+        plates: the plates of its latents.
+        slots: its latents, in the graph's order.
+        copies: number of ground copies, `prod(sizes of the plates)`.
+        joint: whether all copies together have one joint density (a small plate that crosses
+            another one); its vector is then `copies * size` long, and has no plate axes.
+        whitened: whether the prior's location and scale, given the parents drawn, whiten it.
+        encoding: `"free"`, `"encoder"` or `"encoder+free"`.
+        encoder: `"natural"` or `"deep_set"`, None for a free encoding.
+        evidence: how data reach the encoder, None without one.
+        partial: whether a batch may hold a part only of the data below an element.
+        context: earlier blocks that condition it.
+        flow: bijectors from the base noise to the potential's coordinates, first applied first.
+        parameters: the shared weights.
+        table_width: columns of the free table, 0 without one.
+    """
+
+    name: str
+    plates: tuple[str, ...]
+    slots: tuple[Slot, ...]
+    copies: int
+    joint: bool
+    whitened: bool
+    encoding: str
+    encoder: str | None
+    evidence: Evidence | None
+    partial: bool
+    context: tuple[ContextSlot, ...]
+    flow: Bijector
+    parameters: tuple[tuple[str, ParameterSpec], ...]
+    table_width: int
+
+    @property
+    def size(self) -> int:
+        """Unconstrained dimensions of one copy."""
+        return self.slots[-1].stop
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vector that one draw of the density has."""
+        return self.size * self.copies if self.joint else self.size
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Plates that are axes of the block's vector: none for a joint block."""
+        return () if self.joint else self.plates
+
+    @property
+    def context_size(self) -> int:
+        """Length of the context vector."""
+        return sum(slot.size for slot in self.context)
+
+    @property
+    def reference(self) -> bool:
+        """Whether its potential is held relative to the prior at the guide's centre."""
+        return self.encoder == "deep_set" or (self.table_width > 0 and self.encoder is None)
+
+    @property
+    def num_latents(self) -> int:
+        """Ground latent scalars, on the unconstrained scale."""
+        return self.size * self.copies
+
+    @property
+    def num_weights(self) -> int:
+        """Trained numbers: shared weights and the rows of the free table."""
+        shared = sum(prod(spec.shape) for _, spec in self.parameters)
+        return shared + self.table_width * (1 if self.joint else self.copies)
+
+
+@dataclass(frozen=True)
+class GuidePlan:
+    """A plate graph and a family, lowered for plates of known sizes.
+
+    `batch` holds the reduced cardinalities, `standards` the mean and standard deviation of the
+    data, by which a deep set's inputs are standardised. Printing it shows the blocks, what conditions them, how data reach them, and their weights.
+    """
+
+    graph: PlateGraph
+    family: Family
+    sizes: Mapping[str, int] = field(hash=False)
+    batch: Mapping[str, int] = field(hash=False)
+    standards: Mapping[str, tuple[float, float]] = field(hash=False)
+    blocks: tuple[BlockPlan, ...]
+
+    def block(self, name: str) -> BlockPlan:
+        """The block of that name."""
+        return next(block for block in self.blocks if block.name == name)
+
+    def block_of(self, variable: str) -> BlockPlan:
+        """The block that a latent lies in."""
+        return next(b for b in self.blocks if any(s.name == variable for s in b.slots))
+
+    @property
+    def num_latents(self) -> int:
+        """Ground latent scalars, on the unconstrained scale."""
+        return sum(block.num_latents for block in self.blocks)
+
+    @property
+    def num_weights(self) -> int:
+        """Trained numbers of the whole guide."""
+        return sum(block.num_weights for block in self.blocks)
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{plate}={size:,}" for plate, size in self.sizes.items())
+        lines = [
+            f"GuidePlan: {self.num_latents:,} latents, {self.num_weights:,} weights"
+            + (f"; plates {sizes}" if sizes else "")
+        ]
+        for block in self.blocks:
+            lines += [f"  {line}" for line in describe_block(self, block)]
+        lines.append("  likelihood")
+        for variable in self.graph.observed:
+            lines.append(f"    {variable.name}: scale {_scale(self, variable.plates)}")
+            for parent in variable.parents:
+                lines.append(f"      {_gather(self, parent, variable.plates)}")
+        return "\n".join(lines)
+
+
+def describe_block(plan: GuidePlan, block: BlockPlan) -> list[str]:
+    """Lines that show one block: latents, alignments, context, encoding, flow and weights."""
+    kind = "joint over all copies" if block.joint else "one density, shared by the copies"
+    lines = [
+        f"block {block.name} [{', '.join(block.plates) or 'no plates'}]: {block.copies:,} x "
+        f"{block.size} latents, {kind}, {block.num_weights:,} weights"
+    ]
+    for slot in block.slots:
+        variable = plan.graph.variables[slot.name]
+        support = type(plan.graph.probe[slot.name].support).__name__
+        lines.append(f"  {slot.name}{list(slot.event) or ''} on {support}, scale "
+                     f"{_scale(plan, variable.plates)}")
+        lines += [f"    {_gather(plan, parent, variable.plates)}" for parent in variable.parents]
+    if block.context:
+        given = ", ".join(f"{c.block}{_via(c.recipe)}" for c in block.context)
+        lines.append(f"  given {given}")
+    how = block.encoding + (f" ({block.encoder})" if block.encoder else "")
+    table = f", table of {block.table_width} columns" if block.table_width else ""
+    lines.append(f"  encoding {how}{table}")
+    if block.evidence is not None:
+        for factor in block.evidence.factors:
+            others = [name for name in factor.through if name != block.name]
+            inside = f" through {', '.join(others)}" if others else ""
+            lines.append(f"    evidence of {factor.observed}{inside}")
+    lines.append(f"  flow {block.flow}")
+    return lines
+
+
+def _via(recipe: Recipe) -> str:
+    moved = [f"{owner} by membership of {child}" for owner, child in recipe if owner != child]
+    return f" ({', '.join(moved)})" if moved else ""
+
+
+def _gather(plan: GuidePlan, parent: str, plates: tuple[str, ...]) -> str:
+    recipe = plan.graph.alignment(plan.graph.variables[parent].plates, plates)
+    return f"<- {parent}{_via(recipe)}"
+
+
+def _scale(plan: GuidePlan, plates: tuple[str, ...]) -> str:
+    """The factor N / N^r of the reduced objective, in words (paper, eq. 8)."""
+    factors = []
+    for plate in plates:
+        for name in (plate, *plan.graph.owners(plate)):
+            if name in plan.batch:
+                factors.append(f"{plan.sizes[name]}/{plan.batch[name]} ({name})")
+    return " x ".join(factors) or "1"

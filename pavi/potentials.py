@@ -1,0 +1,360 @@
+"""Natural-parameter pooling: the data's pull on a block as a Gaussian potential.
+
+For each observed row the likelihood is replaced by a Gaussian factor of its predictor f: with score
+g and expected information h at f,
+
+    log p(x | f + df) ~ g df - h df^2 / 2.
+
+The predictor is linearised in the whitened coordinates z of the blocks it depends on by central
+differences at the sigma points z +- e_j (exact for a linear or quadratic predictor, no automatic
+differentiation needed), f(z) ~ f0 + J (z - z0), so that each row emits natural parameters
+
+    precision J' h J,    shift J' (g + h J z0),
+
+which add over rows: the evidence of a group of 1 and of a group of 10,000 pass the same weights.
+Blocks that lie between the target and the data are integrated out under their standard normal prior,
+finest first, by Gaussian elimination; for a linear Gaussian model the result is exact (method.md,
+4.3 and 4.4). Likelihoods that are not Gaussian are linearised anew at the mean found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from pavi import ops
+from pavi.alignment import align, pool
+from pavi.batch import Batch
+from pavi.bijectors import GaussianPotential, solve_potential
+from pavi.model import evaluate_spec, observed_value, row_weights
+from pavi.plan import BlockPlan, GuidePlan
+from pavi.whitening import from_whitened, merge_copies, split_copies
+
+Array = Any
+
+
+@dataclass
+class _Factors:
+    """Pairwise Gaussian factors between blocks; every entry is summed over rows already.
+
+    `precision[a]` is `[S, *axes of a, d_a, d_a]`; `cross[a, b]`, with a finer than b, is
+    `[S, *axes of a, d_a, d_b]`; `shift[a]` is `[S, *axes of a, d_a]`; d is a block's dimension.
+    """
+
+    precision: dict[str, Array] = field(default_factory=dict)
+    shift: dict[str, Array] = field(default_factory=dict)
+    cross: dict[tuple[str, str], Array] = field(default_factory=dict)
+
+    def add(self, table: dict[Any, Array], key: Any, value: Array) -> None:
+        table[key] = table[key] + value if key in table else value
+
+
+@dataclass
+class _Eliminated:
+    """What is left of a block that was integrated out: enough to find its mean afterwards."""
+
+    cholesky: Array
+    shift: Array
+    cross: dict[str, Array]
+
+
+def natural_potential(
+    plan: GuidePlan, block: BlockPlan, values: Mapping[str, Array], batch: Batch, like: Array
+) -> GaussianPotential:
+    """The potential of the data on a block, given the latents of the earlier blocks.
+
+    Args:
+        plan: the plan.
+        block: the target, with `evidence`.
+        values: latents of the earlier blocks, `[S, *plates, *event]`.
+        batch: the batch.
+        like: an array `[S, *axes, dimension]` of the block's shape (its values are not read).
+
+    Returns:
+        Precision `[S, *axes, dimension, dimension]` and shift `[S, *axes, dimension]` in the
+        block's whitened coordinates.
+    """
+    evidence = block.evidence
+    if evidence is None:
+        raise ValueError(f"Block {block.name} has no evidence.")
+    hidden = [plan.block(name) for name in evidence.hidden]
+    crossed = [plan.block(name) for name in evidence.crossed]
+    blocks = sorted([block, *hidden, *crossed], key=plan.blocks.index)
+    samples = ops.shape(like)[0]
+    origin = {b.name: _zeros(b, samples, batch, like) for b in blocks}
+    potential = GaussianPotential(like, like)
+    for step in range(evidence.newton_steps):
+        factors = _linearise(plan, block, blocks, origin, values, batch, first=step == 0)
+        eliminated = {b.name: _eliminate(plan, factors, b, batch) for b in hidden}
+        potential = GaussianPotential(factors.precision[block.name], factors.shift[block.name])
+        if step + 1 < evidence.newton_steps:
+            means = {block.name: solve_potential(potential)[0]}
+            for b in reversed(hidden):
+                means[b.name] = _mean(plan, b, eliminated[b.name], means, batch)
+            origin |= {name: split_copies(plan.block(name), m, batch) for name, m in means.items()}
+    return potential
+
+
+def _zeros(block: BlockPlan, samples: int, batch: Batch, like: Array) -> Array:
+    sizes = [ops.shape(batch.index[plate])[0] for plate in block.plates]
+    return ops.asarray(np.zeros((samples, *sizes, block.size)), like=like)
+
+
+def _linearise(
+    plan: GuidePlan,
+    target: BlockPlan,
+    blocks: list[BlockPlan],
+    origin: Mapping[str, Array],
+    values: Mapping[str, Array],
+    batch: Batch,
+    *,
+    first: bool,
+) -> _Factors:
+    """Gaussian factors of all observed rows around `origin` (one vector for each copy)."""
+    evidence = target.evidence
+    if evidence is None:
+        raise ValueError(f"Block {target.name} has no evidence.")
+    starts = dict(
+        zip([b.name for b in blocks], np.cumsum([0, *(b.size for b in blocks)]), strict=False)
+    )
+    total = sum(b.size for b in blocks)
+    # Sigma points: the origin, then + e_j, then - e_j for every coordinate j.
+    points = np.concatenate([np.zeros((1, total)), np.eye(total), -np.eye(total)])
+    known = dict(values)
+    for b in blocks:
+        base = origin[b.name]
+        offsets = points[:, starts[b.name] : starts[b.name] + b.size]
+        shape = (len(points), *(1,) * (len(ops.shape(base)) - 1), b.size)
+        moved = ops.expand_dims(base, 0) + ops.asarray(offsets.reshape(shape), like=base)
+        known |= from_whitened(plan, b, moved, known, batch)[0]
+    factors = _Factors()
+    for factor in evidence.factors:
+        columns = {n: (int(starts[n]), plan.block(n).size) for n in factor.through}
+        _add_rows(plan, target, factor.observed, columns, origin, known, batch, factors, total, first)
+    return factors
+
+
+def _add_rows(
+    plan: GuidePlan,
+    target: BlockPlan,
+    observed: str,
+    columns: Mapping[str, tuple[int, int]],
+    origin: Mapping[str, Array],
+    known: Mapping[str, Array],
+    batch: Batch,
+    factors: _Factors,
+    total: int,
+    first: bool,
+) -> None:
+    """Adds the factors of one observed variable, pooled to the elements of the blocks."""
+    graph = plan.graph
+    variable = graph.variables[observed]
+    spec = evaluate_spec(graph, observed, known, batch, lead=2)
+    value = observed_value(graph, observed, batch, lead=2)
+    rank = len(ops.shape(value))
+    predictors = spec.predictors()
+    varying = [_varies(p, rank, total) for p in predictors]
+    centres = tuple(p[:1] if v else p for p, v in zip(predictors, varying, strict=True))
+    start = centres
+    if first and not spec.quadratic:
+        guesses = spec.data_predictors(value)
+        start = tuple(
+            c if g is None else g + ops.zeros_like(c) for c, g in zip(centres, guesses, strict=True)
+        )
+    slopes = spec.with_predictors(start).score_and_information(value)
+    weights = row_weights(graph, observed, batch, importance=target.partial)
+    crossed = target.evidence.crossed if target.evidence else ()
+    for p, v, c, s, (score, information) in zip(
+        predictors, varying, centres, start, slopes, strict=True
+    ):
+        if not v:
+            continue
+        # J_j = (f(z + e_j) - f(z - e_j)) / 2
+        jacobian = 0.5 * (p[1 : total + 1] - p[total + 1 :])
+        gradient = (score + information * (s - c))[0]
+        information = information[0]
+        if weights is not None:
+            shape = (1, *ops.shape(weights), *(1,) * (rank - 2 - len(ops.shape(weights))))
+            gradient = gradient * ops.reshape(weights, shape)
+            information = information * ops.reshape(weights, shape)
+        parts = {n: _last(jacobian[a : a + d]) for n, (a, d) in columns.items()}
+        for name in crossed:
+            if name in parts:
+                # A block that crosses the target is not known yet: h <- h / (1 + h J J').
+                wide = 1.0 + information * ops.sum(parts[name] * parts[name], -1)
+                gradient, information = gradient / wide, information / wide
+        for name in columns:
+            if name not in crossed:
+                offset = _at_rows(plan, name, origin[name], variable.plates, rank, batch)
+                gradient = gradient + information * ops.sum(parts[name] * offset, -1)
+        kept = [n for n in columns if n not in crossed]
+        _pool_rows(plan, variable.plates, kept, parts, gradient, information, batch, factors)
+
+
+def _varies(predictor: Array, rank: int, total: int) -> bool:
+    """Whether a predictor was evaluated at each sigma point, or depends on none of the blocks."""
+    shape = ops.shape(predictor)
+    return len(shape) == rank and shape[0] == 2 * total + 1
+
+
+def _last(x: Array) -> Array:
+    """The first axis moved behind all the others."""
+    rank = len(ops.shape(x))
+    return ops.transpose(x, (*range(1, rank), 0))
+
+
+def _at_rows(
+    plan: GuidePlan, name: str, vector: Array, plates: tuple[str, ...], rank: int, batch: Batch
+) -> Array:
+    """A block's vectors `[S, *plates, d]` at the rows of an observed variable, event axes of 1."""
+    recipe = plan.graph.alignment(plan.block(name).plates, plates)
+    out = align(vector, recipe, plates, batch.members, event_rank=1, child_event_rank=0)
+    shape = ops.shape(out)
+    return ops.reshape(out, (*shape[:-1], *(1,) * (rank - 1 - len(plates) - 1), shape[-1]))
+
+
+def _pool_rows(
+    plan: GuidePlan,
+    plates: tuple[str, ...],
+    names: list[str],
+    parts: Mapping[str, Array],
+    gradient: Array,
+    information: Array,
+    batch: Batch,
+    factors: _Factors,
+) -> None:
+    """Sums `J' h J` and `J' g` over event axes and into the elements of each block."""
+    sizes = {p: ops.shape(index)[0] for p, index in batch.index.items()}
+    full = tuple(sizes[p] for p in plates)
+    event = tuple(range(1 + len(plates), len(ops.shape(gradient))))
+    blocks = [plan.block(n) for n in names]
+
+    def over_event(x: Array, trailing: int) -> Array:
+        x = ops.sum(x, axis=event) if event else x
+        shape = ops.shape(x)
+        rows = (shape[0], *full, *shape[len(shape) - trailing :])
+        return x if shape == rows else ops.broadcast_to(x, rows)
+
+    for i, b in enumerate(blocks):
+        mine = parts[b.name]
+        recipe = plan.graph.alignment(b.plates, plates)
+        weighted = mine * ops.expand_dims(information, -1)
+        shift = over_event(mine * ops.expand_dims(gradient, -1), 1)
+        shift = pool(shift, recipe, plates, sizes, batch.members, trailing=1)
+        square = over_event(ops.expand_dims(weighted, -1) * ops.expand_dims(mine, -2), 2)
+        square = pool(square, recipe, plates, sizes, batch.members, trailing=2)
+        factors.add(factors.shift, b.name, merge_copies(b, shift))
+        factors.add(factors.precision, b.name, _block_diagonal(b, square))
+        for other in blocks[:i]:
+            both = ops.expand_dims(weighted, -1) * ops.expand_dims(parts[other.name], -2)
+            both = over_event(both, 2)
+            if other.joint:
+                joined = recipe + plan.graph.alignment(other.plates, plates)
+                both = pool(both, joined, plates, sizes, batch.members, trailing=2)
+                both = _joint_columns(b, other, both)
+            elif {owner for owner, _ in plan.graph.alignment(other.plates, plates)} <= {
+                q for p in b.plates for q in (p, *plan.graph.owners(p))
+            }:
+                both = pool(both, recipe, plates, sizes, batch.members, trailing=2)
+            else:
+                continue
+            factors.add(factors.cross, (b.name, other.name), both)
+
+
+def _block_diagonal(block: BlockPlan, square: Array) -> Array:
+    """A joint block's `[S, *plates, d, d]` as one block-diagonal matrix; others unchanged."""
+    if not block.joint:
+        return square
+    samples, size = ops.shape(square)[0], block.size
+    square = ops.reshape(square, (samples, block.copies, size, 1, size))
+    identity = np.eye(block.copies).reshape(1, block.copies, 1, block.copies, 1)
+    dense = square * ops.asarray(identity, like=square)
+    return ops.reshape(dense, (samples, block.dimension, block.dimension))
+
+
+def _joint_columns(block: BlockPlan, other: BlockPlan, both: Array) -> Array:
+    """`[S, *plates, *other plates, d, d_other]` as `[S, *plates, d, dimension of other]`."""
+    shape = ops.shape(both)
+    first = 1 + len(block.plates)
+    last = len(shape) - 2
+    both = ops.transpose(both, (*range(first), last, *range(first, last), last + 1))
+    return ops.reshape(both, (*shape[:first], shape[last], other.dimension))
+
+
+def _eliminate(plan: GuidePlan, factors: _Factors, block: BlockPlan, batch: Batch) -> _Eliminated:
+    """Integrates a block out under its standard normal prior (a Schur complement)."""
+    sizes = {p: ops.shape(index)[0] for p, index in batch.index.items()}
+    others = {b: x for (a, b), x in factors.cross.items() if a == block.name}
+    potential = GaussianPotential(
+        factors.precision.pop(block.name), factors.shift.pop(block.name)
+    )
+    # A = I + P_hh = L L';  X_b = L^{-1} P_hb;  y = L^{-1} eta_h
+    _, cholesky = solve_potential(potential)
+    y = ops.solve_triangular(cholesky, ops.expand_dims(potential.shift, -1))
+    solved = {b: ops.solve_triangular(cholesky, x) for b, x in others.items()}
+    names = sorted(solved, key=lambda n: [b.name for b in plan.blocks].index(n))
+    for i, name in enumerate(names):
+        b = plan.block(name)
+        # P_bb -= X_b' X_b;  eta_b -= X_b' y
+        factors.add(
+            factors.precision, name, -_gram(plan, block, b, solved[name], solved[name], sizes, batch)
+        )
+        pulled = _gram(plan, block, b, solved[name], y, sizes, batch)
+        factors.add(factors.shift, name, -pulled[..., 0])
+        for coarser in names[:i]:
+            # P_bc -= X_b' X_c, for c coarser than b
+            both = _gram(plan, block, b, solved[name], solved[coarser], sizes, batch)
+            factors.add(factors.cross, (name, coarser), -both)
+    for name in others:
+        del factors.cross[block.name, name]
+    return _Eliminated(cholesky, y, solved)
+
+
+def _gram(
+    plan: GuidePlan,
+    block: BlockPlan,
+    target: BlockPlan,
+    left: Array,
+    right: Array,
+    sizes: Mapping[str, int],
+    batch: Batch,
+) -> Array:
+    """`left' right` of each element of `block`, summed into the elements of `target`."""
+    if target.joint:
+        samples, width = ops.shape(left)[0], ops.shape(right)[-1]
+        rows = prod(ops.shape(left)[1:-1])
+        left = ops.reshape(left, (samples, rows, target.dimension))
+        right = ops.reshape(right, (samples, rows, width))
+        return ops.matmul(ops.transpose(left, (0, 2, 1)), right)
+    product = ops.sum(ops.expand_dims(left, -1) * ops.expand_dims(right, -2), -3)
+    recipe = plan.graph.alignment(target.plates, block.plates)
+    return pool(product, recipe, block.plates, sizes, batch.members, trailing=2)
+
+
+def _mean(
+    plan: GuidePlan,
+    block: BlockPlan,
+    eliminated: _Eliminated,
+    means: Mapping[str, Array],
+    batch: Batch,
+) -> Array:
+    """Mean of a block that was integrated out, given the means of the coarser ones."""
+    # w_h = L^{-T} (y - sum_b X_b w_b)
+    right = eliminated.shift[..., 0]
+    for name, cross in eliminated.cross.items():
+        other = plan.block(name)
+        mean = means[name]
+        if other.joint:
+            shape = (ops.shape(mean)[0], *(1,) * (len(ops.shape(right)) - 1), other.dimension)
+            mean = ops.reshape(mean, shape)
+        else:
+            recipe = plan.graph.alignment(other.plates, block.plates)
+            mean = align(mean, recipe, block.plates, batch.members, event_rank=1, child_event_rank=0)
+            mean = ops.expand_dims(mean, -2)
+        right = right - ops.sum(cross * mean, -1)
+    column = ops.expand_dims(right, -1)
+    return ops.solve_triangular(eliminated.cholesky, column, transpose=True)[..., 0]
