@@ -266,7 +266,7 @@ def _write(
     if model.picture is not None:
         name, plate = model.picture.variable, model.picture.plate
         values = _along(samples[name], model.graph.variables[name].plates, plate)
-        labels = posterior.data.coords[plate]
+        labels = posterior.data.coords.get(plate, range(posterior.data.sizes[plate]))
         plot_effects(values, labels, folder / f"{name}.png", name=name, plate=plate)
         written.append(f"{name}.png")
     return written

@@ -1,8 +1,7 @@
 """A model in a Python file, as `pavi fit` and `pavi render` take it.
 
-The file defines `graph()`, and to be fitted also `data()`. It may define `family()`; a dict `picture`
-such as `{"variable": "county_effect", "plate": "county"}`; and `report(posterior)`, which prints what
-else there is to say.
+The file defines `graph()`, and to be fitted also `data()`. It may define `family()`, `picture`
+(a dict of `variable` and `plate`) and `report(posterior)`, which prints more.
 """
 
 from __future__ import annotations

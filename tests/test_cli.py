@@ -199,7 +199,7 @@ def replaced(old: str, new: str) -> str:
         ("def graph():\n    return 3\n", "graph() returned a int"),
         ("def graph(:\n", "line 1: SyntaxError"),
         ("import no_such_module\n", "line 1: ModuleNotFoundError"),
-        (replaced("group = np", "1 / 0; group = np"), "line 26: ZeroDivisionError"),
+        (replaced("group = np", "1 / 0; group = np"), "line 24: ZeroDivisionError"),
         (replaced('"effect", "plate"', '"efect", "plate"'), "Did you mean 'effect'?"),
         (replaced('"plate": "group"', '"plate": "row"'), "in which 'effect' does not lie"),
         (MODEL + "\npicture = 3\n", "picture should be a dict"),
