@@ -115,7 +115,10 @@ def _check_names(data: Data, graph: PlateGraph) -> None:
                 f"The data hold no value for the {variable.kind} variable {name!r}, wanted an "
                 f"array {variable.axes}. Add it to `values`.{_closest(name, data.values, known)}"
             )
-    for argument, given in (("members", data.members), ("sizes", data.sizes)):
+    # a dimension of a dataset may be an event axis, whose labels have no use here
+    events = {d for dims in data.dims.values() for d in dims}
+    coords = {p for p in data.coords if p not in events}
+    for argument, given in (("members", data.members), ("sizes", data.sizes), ("coords", coords)):
         for plate in given:
             if plate not in graph.plates:
                 raise DataError(

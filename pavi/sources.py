@@ -94,7 +94,6 @@ def parts_of_dataset(
     return {
         "values": {name: dataset[name].data for name in names},
         "members": index,
-        "sizes": {str(d): int(n) for d, n in dataset.sizes.items()},
         "coords": labels,
         "dims": {name: tuple(map(str, dataset[name].dims)) for name in names},
     }
