@@ -138,9 +138,15 @@ class Censored(Spec):
         seen, below, above, code = promote(seen, below, above, self.censoring)
         return ops.where(code > 0.5, above, ops.where(code < -0.5, below, seen))
 
-    def tails(self, value: Array) -> tuple[Array, Array]:
-        """Log P(X <= value) and log P(X > value), elementwise."""
-        return self.base.log_cdf(value), self.base.log_survival(value)
+    def observed(self, value: Array) -> Array:
+        """`value` where it is the draw itself, else a point inside of the support."""
+        # A bound may be 0, where the density of a positive variable and its gradient are infinite.
+        value, one = promote(value, ops.ones_like(promote(value)[0]))
+        return self.select(value, one, one)
+
+    def combine(self, log_density: Array, value: Array) -> Array:
+        """Log likelihood of `value`, elementwise, given the base's log density at `observed`."""
+        return self.select(log_density, self.base.log_cdf(value), self.base.log_survival(value))
 
     def validate(self, name: str) -> None:
         self.base.validate(name)

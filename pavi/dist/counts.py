@@ -186,6 +186,11 @@ class Poisson(Spec):
         rate = ops.exp(log_rate)
         return ((value - rate, rate * ops.ones_like(value)),)
 
+    def log_density(self, value: Array) -> Array:
+        """Log p(value), elementwise, from the log rate: a rate of exp(-200) is no 0 in float32."""
+        value, log_rate = promote(value, *self.predictors())
+        return value * log_rate - ops.exp(log_rate) - ops.lgamma(value + 1.0)
+
 
 @dataclass(frozen=True, repr=False)
 class NegativeBinomial(Spec):

@@ -39,6 +39,12 @@ def promote(*values: Array) -> tuple[Array, ...]:
     return tuple(ops.cast(ops.asarray(v, like=like), like) for v in values)
 
 
+def framework_dtype(*values: Array) -> str | None:
+    """Name of the dtype of the first floating framework array; None where there is none."""
+    floating = (v for v in values if is_framework_array(v) and is_floating(v))
+    return next((ops.dtype_name(v) for v in floating), None)
+
+
 @dataclass(frozen=True, repr=False)
 class Spec:
     """A distribution by name and parameters; the backends build their own objects from it.
