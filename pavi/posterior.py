@@ -1,0 +1,318 @@
+"""A fitted posterior: draws, moments, densities, and posteriors of elements never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pavi.backends.base import Arrays, Functions, get_adapter
+from pavi.batch import Batch
+from pavi.binding import BoundData
+from pavi.data import Data
+from pavi.errors import DataError, FamilyError
+from pavi.graph import PlateGraph
+from pavi.guide import noise_shapes
+from pavi.lowering import lower
+from pavi.plan import GuidePlan
+from pavi.schedule import History
+from pavi.subsampling import full_batch, subset
+from pavi.tables import table_rows
+
+# Numbers held at once while drawing, per chunk of draws.
+_CHUNK_NUMBERS = 20_000_000
+_MAX_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The result of `pavi.fit`; see `docs` for what each number means.
+
+    Attributes:
+        plan: the lowered plan.
+        data: the data it was fitted to.
+        backend: `"numpyro"` or `"tfp"`; weights are the same arrays on both.
+        weights: shared weights, `{"block/...": array}`.
+        tables: free tables, `{block: [copies + 1, columns]}`.
+        dtype: floating dtype of the run.
+        history: the ELBO along the fit.
+        converged: whether the fit settled.
+        verdict: why, in words.
+        seconds: wall-clock seconds of the fit.
+    """
+
+    plan: GuidePlan
+    data: BoundData
+    backend: str
+    weights: Arrays
+    tables: Arrays
+    dtype: str = "float32"
+    history: History = field(default_factory=History)
+    converged: bool = False
+    verdict: str = "not fitted"
+    seconds: float = 0.0
+
+    @property
+    def graph(self) -> PlateGraph:
+        """The model."""
+        return self.plan.graph
+
+    @property
+    def num_weights(self) -> int:
+        """Trained numbers."""
+        return self.plan.num_weights
+
+    @cached_property
+    def _functions(self) -> Functions:
+        return get_adapter(self.backend).functions(self.plan, self.dtype)
+
+    @cached_property
+    def _full(self) -> Batch:
+        return full_batch(self.data, self.dtype)
+
+    def _rows(self, batch: Batch) -> Arrays:
+        """Rows of the free tables in a batch, `{block: [*plates, columns]}`."""
+        out: Arrays = {}
+        for name, table in self.tables.items():
+            plates = self.plan.block(name).plates
+            sizes = [len(batch.index[p]) for p in plates]
+            out[name] = table[table_rows(self.plan, name, batch)].reshape(*sizes, -1)
+        return out
+
+    def _chunks(self, num_samples: int, seed: int, batch: Batch) -> Iterator[tuple[Arrays, int]]:
+        """Noise in chunks of one size, and how many of each chunk's draws are wanted."""
+        if num_samples < 1:
+            raise DataError(f"num_samples={num_samples}: expected a positive integer.")
+        sizes = {plate: len(index) for plate, index in batch.index.items()}
+        shapes = noise_shapes(self.plan, 1, sizes)
+        rows = sum(prod(np.shape(v)) for v in batch.values.values())
+        numbers = rows + sum(prod(shape) for shape in shapes.values())
+        chunk = int(np.clip(_CHUNK_NUMBERS // (4 * numbers), 1, _MAX_CHUNK))
+        chunk = min(chunk, num_samples)
+        rng = np.random.default_rng(seed)
+        for start in range(0, num_samples, chunk):
+            noise = {n: rng.standard_normal((chunk, *s[1:])) for n, s in shapes.items()}
+            yield noise, min(chunk, num_samples - start)
+
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        seed: int = 0,
+        variables: Sequence[str] | None = None,
+        plates: Mapping[str, Sequence[int]] | None = None,
+    ) -> Arrays:
+        """Joint draws of the latents.
+
+        The noise is drawn on the host: with the same weights and seed, both backends give the same
+        draws.
+
+        Args:
+            num_samples: number of draws.
+            seed: seed of the noise.
+            variables: latents to return, all by default.
+            plates: elements to keep, `{"county": [3, 5]}`.
+
+        Returns:
+            `{name: [num_samples, *plates, *event]}`.
+
+        Raises:
+            DataError: an unknown variable or plate, an element out of range, no draws asked for.
+        """
+        names = self._latent_names(variables)
+        chosen = self._chosen(plates or {})
+        whole, batch = self._reduced(chosen)
+        rows = self._rows(batch)
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for noise, wanted in self._chunks(num_samples, seed, batch):
+            drawn = self._functions.sample(self.weights, rows, noise, batch)
+            for name in names:
+                value = drawn[name][:wanted]
+                for axis, plate in enumerate(self.graph.variables[name].plates):
+                    if plate in chosen and plate in whole:
+                        value = np.take(value, chosen[plate], axis=1 + axis)
+                parts[name].append(value)
+        return {name: np.concatenate(part) for name, part in parts.items()}
+
+    def _latent_names(self, variables: Sequence[str] | None) -> list[str]:
+        known = [latent.name for latent in self.graph.latents]
+        for name in variables or ():
+            if name not in known:
+                raise DataError(f"{name!r} is not a latent of this graph; it has {known}.")
+        return list(variables) if variables is not None else known
+
+    def _chosen(self, plates: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+        out: dict[str, np.ndarray] = {}
+        for plate, elements in plates.items():
+            if plate not in self.data.sizes:
+                raise DataError(f"There is no plate {plate!r}; the plates are "
+                                f"{sorted(self.data.sizes)}.")
+            size, index = self.data.sizes[plate], np.asarray(elements)
+            if index.ndim != 1 or index.dtype.kind not in "iu" or not len(index):
+                raise DataError(f"plates={{{plate!r}: ...}}: expected a list of integers, "
+                                f"got {elements!r}.")
+            if index.min() < 0 or index.max() >= size:
+                raise DataError(f"plates={{{plate!r}: ...}}: elements must lie between 0 and "
+                                f"{size - 1}, got {index.min()} to {index.max()}.")
+            if len(np.unique(index)) < len(index):
+                raise DataError(f"plates={{{plate!r}: ...}}: an element is named twice.")
+            out[plate] = index
+        return out
+
+    def _reduced(self, chosen: Mapping[str, np.ndarray]) -> tuple[set[str], Batch]:
+        """Plates that must be drawn whole all the same, and the batch to draw on."""
+        whole: set[str] = set()
+        for block in self.plan.blocks:
+            for plate in chosen:
+                above = {q for p in block.plates for q in (p, *self.graph.owners(p))}
+                below = {
+                    q
+                    for factor in (block.evidence.factors if block.evidence else ())
+                    for p in self.graph.variables[factor.observed].plates
+                    for q in (p, *self.graph.owners(p))
+                }
+                if (block.joint and plate in above) or plate in below - above:
+                    whole.add(plate)
+        part = {plate: index for plate, index in chosen.items() if plate not in whole}
+        return whole, subset(self.data, part, self.dtype) if part else self._full
+
+    def mean(self, num_samples: int = 4000, *, seed: int = 0) -> Arrays:
+        """Posterior means `{name: [*plates, *event]}`, from `num_samples` draws."""
+        return {name: first for name, (first, _) in self._moments(num_samples, seed).items()}
+
+    def sd(self, num_samples: int = 4000, *, seed: int = 0) -> Arrays:
+        """Posterior standard deviations `{name: [*plates, *event]}`."""
+        return {name: sd for name, (_, sd) in self._moments(num_samples, seed).items()}
+
+    def _moments(self, num_samples: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Means and standard deviations, chunk by chunk (Chan's update), in float64."""
+        out: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        seen = 0
+        for noise, wanted in self._chunks(num_samples, seed, self._full):
+            drawn = self._functions.sample(self.weights, self._rows(self._full), noise, self._full)
+            for name, value in drawn.items():
+                value = value[:wanted].astype(np.float64)
+                mean, square = value.mean(0), ((value - value.mean(0)) ** 2).sum(0)
+                if name in out:
+                    old, old_square = out[name]
+                    delta = mean - old
+                    square = old_square + square + delta**2 * seen * wanted / (seen + wanted)
+                    mean = old + delta * wanted / (seen + wanted)
+                out[name] = mean, square
+            seen += wanted
+        return {n: (m, np.sqrt(s / max(seen - 1, 1))) for n, (m, s) in out.items()}
+
+    def quantile(
+        self, q: float | Sequence[float], num_samples: int = 4000, *, seed: int = 0
+    ) -> Arrays:
+        """Posterior quantiles: `{name: [*plates, *event]}`, or `[len(q), ...]` for several."""
+        draws = self.sample(num_samples, seed=seed)
+        return {name: np.quantile(value, q, axis=0) for name, value in draws.items()}
+
+    def elbo(self, num_samples: int = 1000, *, seed: int = 0) -> tuple[float, float]:
+        """The ELBO of the full model, and the standard error of that estimate."""
+        rows = self._rows(self._full)
+        draws = np.concatenate(
+            [
+                self._functions.elbo(self.weights, rows, noise, self._full)[:wanted]
+                for noise, wanted in self._chunks(num_samples, seed, self._full)
+            ]
+        ).astype(np.float64)
+        error = draws.std(ddof=1) / np.sqrt(len(draws)) if len(draws) > 1 else float("nan")
+        return float(draws.mean()), float(error)
+
+    def log_prob(self, values: Mapping[str, Any]) -> np.ndarray:
+        """log q of joint draws of all latents.
+
+        Args:
+            values: `{name: [num_samples, *plates, *event]}`, every latent.
+
+        Returns:
+            `[num_samples]`.
+
+        Raises:
+            DataError: a missing latent or a wrong shape.
+        """
+        arrays: Arrays = {}
+        count: int | None = None
+        for latent in self.graph.latents:
+            if latent.name not in values:
+                raise DataError(f"log_prob needs every latent; {latent.name!r} is missing.")
+            value = np.asarray(values[latent.name], self.dtype)
+            shape = (*(self.data.sizes[p] for p in latent.plates), *latent.event)
+            if value.shape[1:] != shape or (count not in (None, len(value))):
+                raise DataError(
+                    f"log_prob: {latent.name!r} has shape {value.shape}; expected "
+                    f"[{'num_samples' if count is None else count}, "
+                    f"{', '.join(map(str, shape))}] (plates {latent.plates}, event {latent.event})."
+                )
+            count = len(value)
+            arrays[latent.name] = value
+        rows = self._rows(self._full)
+        return self._functions.log_prob(self.weights, rows, arrays, self._full)
+
+    def encode(self, data: Data) -> Posterior:
+        """The posterior of other data of the same model, with no training.
+
+        Globals keep the posterior they were trained to. Every latent in plates gets its encoding
+        from the new data; elements never seen have no free residual.
+
+        Args:
+            data: other data for the same graph; plates may have other sizes.
+
+        Raises:
+            FamilyError: a latent in plates that the encoder does not cover.
+        """
+        bound = data.bind(self.graph)
+        for block in self.plan.blocks:
+            if block.plates and block.encoding == "free":
+                names = ", ".join(repr(slot.name) for slot in block.slots)
+                raise FamilyError(
+                    f"encode: {names} on plates {block.plates} is encoded freely, one row for each "
+                    "element seen in training; fit with Family(encoding='encoder') or override it "
+                    f"for {names}, so that new elements can be encoded."
+                )
+        family = replace(
+            self.plan.family,
+            overrides=_fixed_overrides(self.plan),
+        )
+        plan = lower(self.graph, family, bound.sizes, {}, self.plan.standards)
+        for old, new in zip(self.plan.blocks, plan.blocks, strict=True):
+            if old.parameters != new.parameters or old.joint != new.joint:
+                raise FamilyError(
+                    f"encode: block {old.name} is joint over the {old.copies} elements of "
+                    f"{old.plates}, of which the new data have {new.copies}; fit with "
+                    "Family(joint_limit=0) to encode other elements of these plates."
+                )
+        tables = {
+            block.name: np.zeros((block.copies + 1, block.table_width), self.dtype)
+            for block in plan.blocks
+            if block.table_width
+        }
+        return replace(
+            self,
+            plan=plan,
+            data=bound,
+            tables=tables,
+            verdict=f"encoded with weights trained on other data; {self.verdict}",
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the run to a folder: weights in safetensors, the rest in JSON; atomically."""
+        from pavi.storage import save
+
+        save(self, Path(folder))
+
+
+def _fixed_overrides(plan: GuidePlan) -> dict[str, dict[str, Any]]:
+    """The encodings that a plan settled on, as overrides, so that lowering settles on them again."""
+    out = {name: dict(options) for name, options in plan.family.overrides.items()}
+    for block in plan.blocks:
+        for slot in block.slots:
+            out.setdefault(slot.name, {})["encoding"] = block.encoding
+    return out

@@ -1,0 +1,143 @@
+"""How long to train and at what rate: warm-up, plateau, cool-down, and an honest verdict.
+
+The rate rises over a short warm-up, stays constant until the ELBO no longer rises by more than its
+own noise, then falls to a small fraction of itself while the iterates are averaged. The verdict is
+drawn from the constant phase, where a fit that still moves is seen to move: a falling rate makes any
+fit look still.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pavi.backends.base import Rates
+
+CHUNK = 250
+WARM_UP = 100
+COOLED = 0.01
+MIN_STEPS, MAX_STEPS = 2000, 40_000
+# A fit has settled when the recent windows differ by less than this many standard errors, or by
+# less than this many nats for each latent.
+STANDARD_ERRORS = 2.0
+NATS_PER_LATENT = 1e-4
+
+
+@dataclass
+class History:
+    """The ELBO along a fit, one record for each compiled call.
+
+    Attributes:
+        step: steps taken so far, `[records]`.
+        elbo: mean of the one-draw estimates of the call.
+        elbo_se: standard error of that mean.
+    """
+
+    step: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    elbo: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    elbo_se: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def append(self, elbo: np.ndarray) -> None:
+        """Adds one call's estimates, one for each of its steps."""
+        finite = elbo[np.isfinite(elbo)]
+        last = self.step[-1] if len(self.step) else 0
+        mean = finite.mean() if len(finite) else np.nan
+        error = finite.std(ddof=1) / np.sqrt(len(finite)) if len(finite) > 1 else np.nan
+        self.step = np.append(self.step, last + len(elbo))
+        self.elbo = np.append(self.elbo, mean)
+        self.elbo_se = np.append(self.elbo_se, error)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a fit settled, and why in words."""
+
+    converged: bool
+    reason: str
+
+
+def drift(history: History, windows: int = 4) -> tuple[float, float]:
+    """Rise of the ELBO between the two halves of the last `2 * windows` records, and its error."""
+    elbo, error = history.elbo[-2 * windows :], history.elbo_se[-2 * windows :]
+    early, late = slice(0, windows), slice(windows, None)
+    rise = float(elbo[late].mean() - elbo[early].mean())
+    # The records' own scatter counts too: a fit in motion is noisier than its draws.
+    own = np.sqrt((error**2).sum()) / windows
+    scatter = np.sqrt(elbo[early].var(ddof=1) / windows + elbo[late].var(ddof=1) / windows)
+    return rise, float(max(own, scatter))
+
+
+def judge(history: History, num_latents: int) -> Verdict:
+    """Whether the constant phase settled."""
+    if len(history.elbo) < 4:
+        return Verdict(False, f"{history.step[-1] if len(history.step) else 0} steps are too few "
+                       f"to tell; at least {4 * CHUNK} are needed")
+    if not np.isfinite(history.elbo[-4:]).all():
+        return Verdict(False, "the ELBO is not finite: look at the scale of the data and the priors")
+    windows = min(4, len(history.elbo) // 2)
+    rise, error = drift(history, windows)
+    floor = NATS_PER_LATENT * num_latents
+    words = f"the ELBO moved by {rise:+.3g} +- {error:.2g} nats over the last {2 * windows * CHUNK} steps at full rate"
+    if rise < max(STANDARD_ERRORS * error, floor):
+        return Verdict(True, words)
+    return Verdict(False, f"{words}: it was still rising; give it more steps")
+
+
+class Schedule:
+    """Rates of each step, for a number of steps known beforehand or found on the way."""
+
+    def __init__(self, steps: int | str, learning_rate: float) -> None:
+        self._peak = learning_rate
+        self._automatic = steps == "auto"
+        self._constant = MAX_STEPS if isinstance(steps, str) else max(1, int(0.5 * steps))
+        self._total = None if isinstance(steps, str) else steps
+        self._taken = 0
+
+    @property
+    def expected(self) -> int | None:
+        """Steps in all, None while unknown."""
+        return self._total
+
+    @property
+    def cooling(self) -> bool:
+        """Whether the constant phase is over."""
+        return self._taken >= self._constant
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps have been taken."""
+        return self._total is not None and self._taken >= self._total
+
+    def settle(self) -> None:
+        """Ends the constant phase of an automatic schedule: cool down over as many steps."""
+        self._constant = self._taken
+        self._total = self._taken + max(MIN_STEPS // 2, self._taken // 2)
+
+    def consider(self, history: History, num_latents: int) -> None:
+        """Ends an automatic schedule's constant phase where the ELBO has settled."""
+        if not self._automatic or self._total is not None or self._taken < MIN_STEPS // 2:
+            return
+        if self._taken >= MAX_STEPS or judge(history, num_latents).converged:
+            self.settle()
+
+    def next_rates(self) -> tuple[Rates, int]:
+        """Rates of the next call, `CHUNK` of them, and how many are real (the others are zero)."""
+        step = np.arange(self._taken, self._taken + CHUNK)
+        end = self._taken + CHUNK if self._total is None else self._total
+        end = min(end, self._constant) if not self.cooling else end
+        count = min(CHUNK, end - self._taken)
+        learning = self._peak * np.minimum(1.0, (step + 1) / WARM_UP)
+        averaging = np.zeros(CHUNK)
+        if self.cooling and self._total is not None:
+            length = self._total - self._constant
+            through = (step - self._constant) / length
+            learning = learning * (
+                COOLED + (1.0 - COOLED) * 0.5 * (1.0 + np.cos(np.pi * np.clip(through, 0, 1)))
+            )
+            # The average of the last half of the cool-down: weight 1/k for its k-th iterate.
+            place = step - (self._constant + length // 2) + 1
+            averaging = np.where(place >= 1, 1.0 / np.maximum(place, 1), 0.0)
+        real = np.arange(CHUNK) < count
+        self._taken += count
+        return Rates(np.where(real, learning, 0.0), np.where(real, averaging, 0.0)), count

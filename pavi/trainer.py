@@ -1,0 +1,226 @@
+"""Fitting: one trainer for both backends, many steps in each compiled call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from pavi.backends.base import Arrays, Settings, get_adapter
+from pavi.binding import BoundData
+from pavi.bijectors import initial_parameters
+from pavi.data import Data
+from pavi.encoders import initial_table
+from pavi.errors import PaviError
+from pavi.family import Family
+from pavi.graph import PlateGraph
+from pavi.lowering import lower
+from pavi.objective import Gradient
+from pavi.posterior import Posterior
+from pavi.schedule import CHUNK, History, Schedule, judge
+from pavi.subsampling import Sampler, Selection, check_batch, full_batch
+
+DEFAULT_LEARNING_RATE = 0.01
+
+
+class Trainer:
+    """Trains a plate-amortized guide; `fit` is its one-call form.
+
+    Args:
+        graph: the model.
+        data: its data.
+        backend: `"numpyro"` or `"tfp"`; None to look at the plan only.
+        family: the variational family, `Family()` by default.
+        batch: reduced cardinalities by plate, e.g. `{"county": 64}`; None for the full model.
+        num_particles: draws of the guide at each step.
+        learning_rate: Adam's rate at its peak.
+        gradient: `"path"` or `"total"`, see `pavi.objective`.
+        seed: seed of weights, batches and noise; the same seed gives the same bits.
+        dtype: `"float32"` or `"float64"`.
+
+    Raises:
+        PaviError: data that do not fit the graph, an option that cannot be, a backend that is not
+            installed.
+    """
+
+    def __init__(
+        self,
+        graph: PlateGraph,
+        data: Data,
+        *,
+        backend: str | None,
+        family: Family | None = None,
+        batch: Mapping[str, int] | None = None,
+        num_particles: int = 1,
+        learning_rate: float = DEFAULT_LEARNING_RATE,
+        gradient: Gradient = "path",
+        seed: int = 0,
+        dtype: Literal["float32", "float64"] = "float32",
+    ) -> None:
+        if dtype not in ("float32", "float64"):
+            raise PaviError(f"dtype={dtype!r}: expected 'float32' or 'float64'.")
+        if gradient not in ("path", "total"):
+            raise PaviError(f"gradient={gradient!r}: expected 'path' or 'total'.")
+        if not isinstance(num_particles, int) or num_particles < 1:
+            raise PaviError(f"num_particles={num_particles!r}: expected a positive integer.")
+        if not learning_rate > 0:
+            raise PaviError(f"learning_rate={learning_rate!r}: expected a positive number.")
+        self._adapter = get_adapter(backend) if backend is not None else None
+        self.data: BoundData = data.bind(graph)
+        check_batch(self.data, batch or {})
+        # A plate named at its full size is not subsampled.
+        batch = {p: n for p, n in (batch or {}).items() if n < self.data.sizes[p]}
+        self.plan = lower(graph, family or Family(), self.data.sizes, batch, standards(self.data))
+        self._settings = Settings(num_particles, gradient, dtype)
+        self._learning_rate, self._seed = learning_rate, seed
+
+    def initial(self) -> tuple[Arrays, Arrays]:
+        """Weights and free tables before the first step."""
+        rng = np.random.default_rng(self._seed)
+        weights: Arrays = {}
+        tables: Arrays = {}
+        for block in self.plan.blocks:
+            drawn = initial_parameters(dict(block.parameters), rng, self._settings.dtype)
+            weights |= {f"{block.name}/{name}": value for name, value in drawn.items()}
+            if block.table_width:
+                tables[block.name] = initial_table(
+                    block.copies, block.table_width, self._settings.dtype
+                )
+        return weights, tables
+
+    def fit(self, steps: int | Literal["auto"] = "auto", *, progress: bool = True) -> Posterior:
+        """Trains and returns the posterior.
+
+        Args:
+            steps: number of steps, or `"auto"`: until the ELBO no longer rises by more than its
+                noise, then a cool-down.
+            progress: whether to show a progress bar.
+
+        Raises:
+            PaviError: no backend, or a number of steps that is not positive.
+        """
+        if self._adapter is None:
+            raise PaviError("This Trainer has no backend; give backend='numpyro' or 'tfp'.")
+        if steps != "auto" and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise PaviError(f"steps={steps!r}: expected a positive integer or 'auto'.")
+        start = time.perf_counter()
+        dtype = self._settings.dtype
+        program = self._adapter.program(self.plan, full_batch(self.data, dtype), self._settings)
+        program.initialise(*self.initial(), self._seed)
+        schedule, history = Schedule(steps, self._learning_rate), History()
+        constant: History | None = None
+        rng = np.random.default_rng([self._seed, 1])
+        sampler = Sampler(self.data, self.plan.batch, dtype) if self.plan.batch else None
+        with ThreadPoolExecutor(1) as host, _bar(schedule.expected, progress) as bar:
+
+            def draw() -> Selection | None:
+                return sampler.draw(rng, CHUNK) if sampler else None
+
+            upcoming = host.submit(draw)
+            while not schedule.finished:
+                selection = upcoming.result()
+                # The next call's rows are drawn while this one's steps are taken.
+                upcoming = host.submit(draw)
+                rates, count = schedule.next_rates()
+                history.append(program.run(selection, rates)[:count])
+                schedule.consider(history, self.plan.num_latents)
+                if schedule.cooling and constant is None:
+                    constant = History(history.step, history.elbo, history.elbo_se)
+                _show(bar, history, schedule, count)
+        verdict = judge(constant or history, self.plan.num_latents)
+        weights, tables = program.weights(averaged=True)
+        return Posterior(
+            plan=self.plan,
+            data=self.data,
+            backend=self._adapter.name,
+            weights=weights,
+            tables=tables,
+            dtype=dtype,
+            history=history,
+            converged=verdict.converged,
+            verdict=verdict.reason,
+            seconds=time.perf_counter() - start,
+        )
+
+
+def fit(
+    graph: PlateGraph,
+    data: Data,
+    *,
+    backend: str,
+    family: Family | None = None,
+    batch: Mapping[str, int] | None = None,
+    steps: int | Literal["auto"] = "auto",
+    num_particles: int = 1,
+    learning_rate: float = DEFAULT_LEARNING_RATE,
+    gradient: Gradient = "path",
+    seed: int = 0,
+    dtype: Literal["float32", "float64"] = "float32",
+    progress: bool = True,
+) -> Posterior:
+    """Fits a plate-amortized guide to a model and its data.
+
+    Args:
+        graph: the model.
+        data: its data.
+        backend: `"numpyro"` or `"tfp"`.
+        family: the variational family.
+        batch: reduced cardinalities by plate, e.g. `{"county": 64}`.
+        steps: number of steps, or `"auto"`.
+        num_particles: draws of the guide at each step.
+        learning_rate: Adam's rate at its peak.
+        gradient: `"path"` or `"total"`.
+        seed: seed of everything random.
+        dtype: `"float32"` or `"float64"`.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The posterior, whose `converged` and `verdict` say whether to believe it.
+
+    Raises:
+        PaviError: see `Trainer`.
+    """
+    trainer = Trainer(
+        graph,
+        data,
+        backend=backend,
+        family=family,
+        batch=batch,
+        num_particles=num_particles,
+        learning_rate=learning_rate,
+        gradient=gradient,
+        seed=seed,
+        dtype=dtype,
+    )
+    return trainer.fit(steps, progress=progress)
+
+
+def standards(data: BoundData) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each data array, over what is present."""
+    out: dict[str, tuple[float, float]] = {}
+    for name, value in data.values.items():
+        mask = data.masks.get(name)
+        array = np.asarray(value)
+        if mask is not None:
+            array = array[mask]
+        scale = float(array.std(dtype=np.float64))
+        out[name] = float(array.mean(dtype=np.float64)), scale if scale > 0 else 1.0
+    return out
+
+
+def _bar(total: int | None, progress: bool) -> Any:
+    return tqdm(total=total, disable=not progress, unit=" steps", dynamic_ncols=True)
+
+
+def _show(bar: Any, history: History, schedule: Schedule, count: int) -> None:
+    bar.total = schedule.expected
+    phase = "cooling" if schedule.cooling else "training"
+    bar.set_description(phase, refresh=False)
+    bar.set_postfix_str(
+        f"ELBO {history.elbo[-1]:,.4g} +- {history.elbo_se[-1]:.2g}", refresh=False
+    )
+    bar.update(count)
