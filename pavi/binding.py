@@ -255,7 +255,9 @@ def _sizes(
 
 
 def _is_count(size: object) -> bool:
-    return isinstance(size, (int, np.integer)) and not isinstance(size, bool) and size >= 0
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
+        return False
+    return int(size) >= 0
 
 
 def _check_range(plate: str, owner: str, index: np.ndarray, size: int, source: str) -> None:

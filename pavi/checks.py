@@ -9,6 +9,9 @@ import numpy as np
 
 from pavi import ops
 from pavi.alignment import align
+from pavi.dist.bounded import Beta
+from pavi.dist.multivariate import Dirichlet
+from pavi.dist.spec import Spec
 from pavi.dist.supports import Support
 from pavi.errors import DataError
 from pavi.graph import Covariate, Observed, PlateGraph
@@ -92,7 +95,7 @@ def fill_missing(
     support = graph.constant_support(observed.name)
     # 0 is a valid count whatever the number of trials; else any observation is as good
     zero = support.discrete and bool(support.contains(np.zeros(())))
-    filled[~mask] = 0.0 if zero else value[mask][0]
+    filled[~mask] = 0.0 if zero else value[np.unravel_index(int(mask.argmax()), mask.shape)]
     return filled, mask
 
 
@@ -107,7 +110,7 @@ def check_support(
 
     Bounds that depend on covariates are looked up; those that depend on latents are left out.
     """
-    value = values[observed.name]
+    value, spec = values[observed.name], graph.probe[observed.name]
     support = graph.constant_support(observed.name)
     bounds = [getattr(support, field.name) for field in fields(support)]
     if any(ops.shape(b) == () and np.isinf(ops.to_numpy(b)) for b in bounds):
@@ -116,16 +119,27 @@ def check_support(
     whole = any(ops.shape(b) for b in bounds) or value.ndim == support.event_rank
     for start, rows in [(0, value)] if whole else _chunks(value):
         wrong = ~np.asarray(support.contains(rows))
+        wrong = wrong | _at_a_pole(spec, rows)
         if mask is not None:
-            wrong &= mask[start : start + len(rows)] if mask.ndim else mask
+            wrong = wrong & (mask[start : start + len(rows)] if mask.ndim else mask)
         if wrong.any():
             index = _first(wrong, start)
             raise DataError(
                 f"Observed {observed.name!r} {observed.axes} of shape {value.shape} is "
                 f"{value[index]} at {_shown(index)}, outside the support of "
-                f"{type(graph.probe[observed.name]).__name__}: {_limits(support, index, value)}. "
+                f"{type(spec).__name__}: {_limits(support, index, value)}"
+                f"{', both excluded' if isinstance(spec, Beta) else ''}. "
                 f"Correct the value, write NaN if it is missing, or choose another distribution."
             )
+
+
+def _at_a_pole(spec: Spec, value: np.ndarray) -> np.ndarray:
+    """Where the density is 0 or infinite at the bounds: a Beta's 0 and 1, a Dirichlet's 0."""
+    if isinstance(spec, Beta):
+        return np.logical_or(value <= 0, value >= 1)
+    if isinstance(spec, Dirichlet):
+        return np.any(value <= 0, axis=-1)
+    return np.zeros((), dtype=bool)
 
 
 def _support_given_data(

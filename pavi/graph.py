@@ -16,7 +16,7 @@ from pavi.dist.spec import Spec
 from pavi.dist.supports import Support
 from pavi.errors import GraphError, did_you_mean
 from pavi.plates import Plate, Plates, in_order
-from pavi.probing import FIRST, SECOND, VARYING, constant_support, constants, probe
+from pavi.probing import FIRST, SECOND, VARYING, check_bounds, constant_support, constants, probe
 from pavi.variables import Covariate, Latent, Observed, Random, Variable, defaults
 
 __all__ = ["Covariate", "Latent", "Observed", "Plate", "PlateGraph", "Random", "Variable"]
@@ -68,6 +68,8 @@ class PlateGraph:
         set_field(self, "probe", MappingProxyType(first))
         set_field(self, "_constants", fixed)
         supports = {n: constant_support(s.support, second[n].support) for n, s in first.items()}
+        for name, support in supports.items():
+            check_bounds(self._random(name), support)
         set_field(self, "_supports", supports)
 
     @property

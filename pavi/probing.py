@@ -128,6 +128,7 @@ def probe(
             f"plate axes of size 1 where they do not vary: use pavi.ops and negative axes on them, "
             f"and pass per-element constants as a pavi.Covariate."
         ) from error
+    check_parameters(variable, spec)
     check_shape(variable, spec, (setting.batch, *[setting.copies] * len(variable.plates)))
     return spec
 
@@ -161,9 +162,9 @@ def check_shape(variable: Random, spec: Spec, lead: tuple[int, ...]) -> None:
         if len(given) > len(wanted) or any(g not in (1, w) for g, w in axes):
             raise GraphError(
                 f"{_place(variable)}: {name!r} of {kind} gives values of shape {given}, wanted at "
-                f"most [*batch, *plates, *event] = {wanted} (in this trial with {lead[0]} in the "
-                f"batch and {lead[-1]} elements a plate). Set `plates` and `event` to what the "
-                f"distribution has, or sum over the axes in excess."
+                f"most [*batch, *plates, *event] = {wanted} (a trial, the batch and every plate of "
+                f"a size of its own choice). Set `plates` and `event` to what the distribution "
+                f"has, or sum over the axes in excess."
             )
         draw = np.broadcast_shapes(draw, given[len(given) - rank :])
     own = event[len(event) - rank :]
@@ -214,6 +215,34 @@ def _shape(value: Any) -> tuple[int, ...]:
     return np.shape(value) if isinstance(value, (int, float, list, tuple)) else ops.shape(value)
 
 
+def check_parameters(variable: Random, spec: Spec) -> None:
+    """Raises GraphError for a parameter that is no number, or that is not given."""
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        nested = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(item, Spec) for item in nested):
+            for component in nested:
+                check_parameters(variable, component)
+        elif (value is None and field.default is None) or isinstance(value, Support):
+            continue
+        elif value is None or np.asarray(ops.to_numpy(value)).dtype.kind not in "biuf":
+            raise GraphError(
+                f"{_place(variable)}: {field.name!r} of {type(spec).__name__} is {value!r}, which "
+                f"is no number. Give a number or an array of numbers."
+            )
+
+
+def check_bounds(variable: Random, support: Support) -> None:
+    """Raises GraphError if nothing lies between two constant bounds."""
+    low, high = getattr(support, "low", -np.inf), getattr(support, "high", np.inf)
+    empty = np.greater if support.discrete else np.greater_equal
+    if np.any(empty(ops.to_numpy(low), ops.to_numpy(high))):
+        raise GraphError(
+            f"{_place(variable)} has no values: its lower bound is {low} and its upper bound "
+            f"{high}. Give `low` below `high`."
+        )
+
+
 def constants(first: Spec, second: Spec) -> Spec:
     """`first` with every parameter that differs from `second`'s replaced by `VARYING`.
 
@@ -230,21 +259,24 @@ def constants(first: Spec, second: Spec) -> Spec:
 def _common(a: Any, b: Any) -> Any:
     if isinstance(a, Spec) and type(a) is type(b):
         return constants(a, b)
-    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+    if isinstance(a, tuple) and any(isinstance(x, Spec) for x in a):
         return tuple(_common(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, Support):
         return a if type(a) is type(b) else VARYING
-    if isinstance(a, str) or a is None:
+    if a is None:
         return a
     a_array, b_array = (np.asarray(ops.to_numpy(x)) for x in (a, b))
-    same = a_array.shape == b_array.shape and np.array_equal(a_array, b_array)
-    return a if same else VARYING
+    # a NaN is a constant too, and no valid one
+    same = np.array_equal(a_array, b_array, equal_nan=a_array.dtype.kind == "f")
+    if not same:
+        return VARYING
+    return a_array if isinstance(a, (list, tuple)) else a
 
 
 def constant_support(first: Support, second: Support) -> Support:
     """The smallest support free of parents that holds both: bounds that vary become infinite."""
     for bound in fields(first) if type(first) is type(second) else ():
         value, other = getattr(first, bound.name), getattr(second, bound.name)
-        if np.shape(value) != np.shape(other) or not np.array_equal(value, other):
+        if not np.array_equal(ops.to_numpy(value), ops.to_numpy(other)):
             first = replace(first, **{bound.name: -np.inf if bound.name == "low" else np.inf})
     return first
