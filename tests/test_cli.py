@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import pavi
-from pavi import cli, doctor
+from pavi import cli, dist, doctor
+from pavi.report import to_dot
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -276,6 +277,31 @@ def test_render_needs_no_data(model: Path) -> None:
     result = run("render", model)
     assert result.exit_code == 0, result.output
     assert "location" in result.stdout
+
+
+def test_the_diagram_nests_owners_and_names_those_that_cross() -> None:
+    graph = pavi.PlateGraph(
+        plates=[
+            pavi.Plate("student"),
+            pavi.Plate("lecturer"),
+            pavi.Plate("mark", within=("student", "lecturer")),
+            pavi.Plate("remark", within="mark"),
+        ],
+        variables=[
+            pavi.Latent("skill", dist.Normal(0.0, 1.0), plates="student"),
+            pavi.Latent("rigour", dist.Normal(0.0, 1.0), plates="lecturer"),
+            pavi.Observed(
+                "points", lambda skill, rigour: dist.Normal(skill - rigour, 1.0), plates="mark"
+            ),
+            pavi.Observed("note", lambda points: dist.Normal(points, 1.0), plates="remark"),
+        ],
+    )
+    lines = to_dot(graph).splitlines()
+    depth = {
+        line.strip().split(";")[0].split(" [")[0]: len(line) - len(line.lstrip()) for line in lines
+    }
+    assert depth['"skill"'] == depth['"rigour"'] == depth['"points"'] < depth['"note"']
+    assert any('label="mark (within student and lecturer)"' in line for line in lines)
 
 
 @pytest.mark.parametrize("name", ["radon", "random_effects"])
