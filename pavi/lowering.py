@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-from pavi.bijectors import Bijector, Chain, ConditionalAffine, MaskedAutoregressive, ParameterSpec
+from pavi.bijectors import Bijector, Chain, ConditionalAffine, MaskedAutoregressive
 from pavi.encoders import deep_set_parameters, table_width
 from pavi.errors import FamilyError
 from pavi.family import Family
@@ -16,6 +16,8 @@ _FLOW_LIMIT = 16
 _CONTEXT_LIMIT = 24
 _FULL_RANK_LIMIT = 8
 _FULL_RANK_GLOBAL_LIMIT = 256
+# Largest matrix of numbers that couple a block nested in a joint block to all of its elements.
+_COUPLING_LIMIT = 1_000_000
 
 
 def lower(
@@ -82,6 +84,11 @@ def _plates(latents: tuple[Latent, ...]) -> tuple[str, ...]:
     return latents[0].plates
 
 
+def _dimension(graph: PlateGraph, latents: tuple[Latent, ...], sizes: Mapping[str, int]) -> int:
+    """Unconstrained dimensions of all copies of a block."""
+    return prod(sizes[plate] for plate in _plates(latents)) * _slots(graph, latents)[-1].stop
+
+
 def determines(graph: PlateGraph, fine: tuple[str, ...], coarse: tuple[str, ...]) -> bool:
     """Whether an element of the plates `fine` belongs to exactly one element of `coarse`."""
     reach = {owner for plate in fine for owner in (plate, *graph.owners(plate))}
@@ -93,10 +100,6 @@ def _ordered(
 ) -> dict[str, tuple[Latent, ...]]:
     """Parents before children, owners before members; among the rest the smaller one first."""
     home = {latent.name: name for name, latents in groups.items() for latent in latents}
-
-    def size(name: str) -> int:
-        copies = prod(sizes[plate] for plate in _plates(groups[name]))
-        return copies * _slots(graph, groups[name])[-1].stop
 
     def waits_for(name: str, other: str) -> bool:
         parents = {home[p] for latent in groups[name] for p in latent.parents if p in home}
@@ -113,7 +116,9 @@ def _ordered(
                 f"The latents of the blocks {left} depend on one another in both directions; "
                 "use Family(structure='prior')."
             )
-        first = min(ready, key=lambda name: (len(_plates(groups[name])) > 0, size(name)))
+        first = min(
+            ready, key=lambda n: (bool(_plates(groups[n])), _dimension(graph, groups[n], sizes))
+        )
         ordered[first] = groups[first]
     return ordered
 
@@ -147,9 +152,8 @@ def _joint_groups(
     joint: set[str] = set()
     for name, latents in groups.items():
         plates = _plates(latents)
-        copies = prod(sizes[plate] for plate in plates)
         touched = {q for plate in plates for q in (plate, *graph.owners(plate))}
-        dimension = copies * _slots(graph, latents)[-1].stop
+        dimension = _dimension(graph, latents, sizes)
         if not plates or dimension > family.joint_limit or touched & set(batch):
             continue
         position = list(groups).index(name)
@@ -172,6 +176,7 @@ def _evidence(
     groups: dict[str, tuple[Latent, ...]],
     joint: frozenset[str],
     name: str,
+    sizes: Mapping[str, int],
 ) -> Evidence | None:
     """Which observed variables inform a block, and which later blocks lie between."""
     home = {latent.name: group for group, latents in groups.items() for latent in latents}
@@ -188,9 +193,15 @@ def _evidence(
         through[observed.name] = tuple(sorted(reach, key=order.index))
         for other in reach - {name}:
             nested = determines(graph, _plates(groups[other]), plates)
-            # Given a joint block, what crosses it is independent; what is nested in it is not
-            # kept element by element.
-            (hidden if nested != (name in joint) else crossed).add(other)
+            if name in joint:
+                # Given a joint block, what crosses it is independent; what is nested in it is
+                # integrated out too, unless its coupling to all the elements would be too large.
+                coupling = _dimension(graph, groups[name], sizes) * _dimension(
+                    graph, groups[other], sizes
+                )
+                (crossed if nested and coupling > _COUPLING_LIMIT else hidden).add(other)
+            else:
+                (hidden if nested else crossed).add(other)
     if not through:
         return None
     finest_first = sorted(hidden, key=order.index, reverse=True)
@@ -270,7 +281,7 @@ def _block(
     is_joint = name in joint
     dimension = size * copies if is_joint else size
     mean_field = family.structure == "mean_field"
-    evidence = None if mean_field else _evidence(graph, family, groups, joint, name)
+    evidence = None if mean_field else _evidence(graph, family, groups, joint, name, sizes)
     encoding = _one_option(family, latents, "encoding")
     encoder = _one_option(family, latents, "encoder")
     if encoding == "auto":
@@ -285,8 +296,15 @@ def _block(
     context_size = sum(slot.size for slot in context)
     natural = encoding != "free" and encoder == "natural"
     single = is_joint or not plates
-    flow = _flow(family, _one_option(family, latents, "flow"), dimension, single, natural,
-                 context_size, mean_field)
+    flow = _flow(
+        family,
+        _one_option(family, latents, "flow"),
+        dimension,
+        single,
+        natural,
+        context_size,
+        mean_field,
+    )
     parameters = {f"flow/{key}": spec for key, spec in flow.parameter_specs().items()}
     if encoding != "free" and encoder == "deep_set" and evidence:
         parameters |= deep_set_parameters(graph, family, evidence, dimension, context_size)

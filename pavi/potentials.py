@@ -12,9 +12,9 @@ differentiation needed), f(z) ~ f0 + J (z - z0), so that each row emits natural 
     precision J' h J,    shift J' (g + h J z0),
 
 which add over rows: the evidence of a group of 1 and of a group of 10,000 pass the same weights.
-Blocks that lie between the target and the data are integrated out under their standard normal prior,
-finest first, by Gaussian elimination; for a linear Gaussian model the result is exact (method.md,
-4.3 and 4.4). Likelihoods that are not Gaussian are linearised anew at the mean found.
+Blocks that lie between the target and the data are integrated out under their standard normal
+prior, finest first, by Gaussian elimination; for a linear Gaussian model the result is exact
+(method.md, 4.3 and 4.4). Likelihoods that are not Gaussian are linearised anew at the mean found.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def _linearise(
     factors = _Factors()
     for factor in evidence.factors:
         columns = {n: (int(starts[n]), plan.block(n).size) for n in factor.through}
-        _add_rows(plan, target, factor.observed, columns, origin, known, batch, factors, total, first)
+        observed = factor.observed
+        _add_rows(plan, target, observed, columns, origin, known, batch, factors, total, first)
     return factors
 
 
@@ -253,15 +254,17 @@ def _pool_rows(
             both = ops.expand_dims(weighted, -1) * ops.expand_dims(parts[other.name], -2)
             both = over_event(both, 2)
             if other.joint:
-                joined = recipe + plan.graph.alignment(other.plates, plates)
+                # Plates that b's rows lie in already are placed afterwards, not summed over.
+                apart = tuple(q for q in other.plates if not _lies_in(plan, b.plates, (q,)))
+                joined = recipe + plan.graph.alignment(apart, plates)
                 both = pool(both, joined, plates, sizes, batch.members, trailing=2)
-                both = _joint_columns(b, other, both)
-            elif {owner for owner, _ in plan.graph.alignment(other.plates, plates)} <= {
-                q for p in b.plates for q in (p, *plan.graph.owners(p))
-            }:
+                both = _joint_columns(plan, b, other, apart, both, batch)
+            elif _lies_in(plan, b.plates, other.plates):
                 both = pool(both, recipe, plates, sizes, batch.members, trailing=2)
             else:
                 continue
+            if b.joint:
+                both = ops.reshape(both, (ops.shape(both)[0], b.dimension, ops.shape(both)[-1]))
             factors.add(factors.cross, (b.name, other.name), both)
 
 
@@ -276,10 +279,37 @@ def _block_diagonal(block: BlockPlan, square: Array) -> Array:
     return ops.reshape(dense, (samples, block.dimension, block.dimension))
 
 
-def _joint_columns(block: BlockPlan, other: BlockPlan, both: Array) -> Array:
-    """`[S, *plates, *other plates, d, d_other]` as `[S, *plates, d, dimension of other]`."""
-    shape = ops.shape(both)
+def _lies_in(plan: GuidePlan, fine: tuple[str, ...], coarse: tuple[str, ...]) -> bool:
+    """Whether a row of the plates `fine` belongs to one element of the plates `coarse`."""
+    return set(coarse) <= {q for p in fine for q in (p, *plan.graph.owners(p))}
+
+
+def _joint_columns(
+    plan: GuidePlan,
+    block: BlockPlan,
+    other: BlockPlan,
+    apart: tuple[str, ...],
+    both: Array,
+    batch: Batch,
+) -> Array:
+    """`[S, *plates, *apart, d, d_other]` as `[S, *plates, d, dimension of other]`.
+
+    `apart` are the plates of the joint block `other` that `both` has axes of; along each of its
+    other plates a row of `block` has one element, whose columns are its own.
+    """
     first = 1 + len(block.plates)
+    for axis, q in enumerate(other.plates):
+        if q in apart:
+            continue
+        ((_, p),) = plan.graph.alignment((q,), block.plates)
+        count = ops.shape(batch.index[q])[0]
+        position = np.arange(count) if p == q else batch.members[f"{p}/{q}"]
+        both = ops.expand_dims(both, first + axis)
+        shape = [1] * len(ops.shape(both))
+        shape[1 + block.plates.index(p)] = ops.shape(batch.index[p])[0]
+        shape[first + axis] = count
+        both = both * ops.reshape(ops.one_hot(position, count, like=both), tuple(shape))
+    shape = ops.shape(both)
     last = len(shape) - 2
     both = ops.transpose(both, (*range(first), last, *range(first, last), last + 1))
     return ops.reshape(both, (*shape[:first], shape[last], other.dimension))
@@ -289,9 +319,7 @@ def _eliminate(plan: GuidePlan, factors: _Factors, block: BlockPlan, batch: Batc
     """Integrates a block out under its standard normal prior (a Schur complement)."""
     sizes = {p: ops.shape(index)[0] for p, index in batch.index.items()}
     others = {b: x for (a, b), x in factors.cross.items() if a == block.name}
-    potential = GaussianPotential(
-        factors.precision.pop(block.name), factors.shift.pop(block.name)
-    )
+    potential = GaussianPotential(factors.precision.pop(block.name), factors.shift.pop(block.name))
     # A = I + P_hh = L L';  X_b = L^{-1} P_hb;  y = L^{-1} eta_h
     _, cholesky = solve_potential(potential)
     y = ops.solve_triangular(cholesky, ops.expand_dims(potential.shift, -1))
@@ -300,9 +328,8 @@ def _eliminate(plan: GuidePlan, factors: _Factors, block: BlockPlan, batch: Batc
     for i, name in enumerate(names):
         b = plan.block(name)
         # P_bb -= X_b' X_b;  eta_b -= X_b' y
-        factors.add(
-            factors.precision, name, -_gram(plan, block, b, solved[name], solved[name], sizes, batch)
-        )
+        square = _gram(plan, block, b, solved[name], solved[name], sizes, batch)
+        factors.add(factors.precision, name, -square)
         pulled = _gram(plan, block, b, solved[name], y, sizes, batch)
         factors.add(factors.shift, name, -pulled[..., 0])
         for coarser in names[:i]:
@@ -331,8 +358,8 @@ def _gram(
         right = ops.reshape(right, (samples, rows, width))
         return ops.matmul(ops.transpose(left, (0, 2, 1)), right)
     product = ops.sum(ops.expand_dims(left, -1) * ops.expand_dims(right, -2), -3)
-    recipe = plan.graph.alignment(target.plates, block.plates)
-    return pool(product, recipe, block.plates, sizes, batch.members, trailing=2)
+    recipe = plan.graph.alignment(target.axes, block.axes)
+    return pool(product, recipe, block.axes, sizes, batch.members, trailing=2)
 
 
 def _mean(
@@ -352,8 +379,8 @@ def _mean(
             shape = (ops.shape(mean)[0], *(1,) * (len(ops.shape(right)) - 1), other.dimension)
             mean = ops.reshape(mean, shape)
         else:
-            recipe = plan.graph.alignment(other.plates, block.plates)
-            mean = align(mean, recipe, block.plates, batch.members, event_rank=1, child_event_rank=0)
+            recipe = plan.graph.alignment(other.axes, block.axes)
+            mean = align(mean, recipe, block.axes, batch.members, event_rank=1, child_event_rank=0)
             mean = ops.expand_dims(mean, -2)
         right = right - ops.sum(cross * mean, -1)
     column = ops.expand_dims(right, -1)
