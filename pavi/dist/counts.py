@@ -234,14 +234,17 @@ def _dispersion_information(mean: Array, r: Array) -> Array:
     """Information of log r in negative binomial counts, elementwise; it has no closed form.
 
     Both ends are exact, mean^2 / (2 r (r + 1)) for a small mean and r^2 psi'(r) - r for a large
-    one, and so is the limit of large r; between them it is within about a fifth.
+    one, and so is the limit of large r. Between them it is a power mean whose power was fitted to
+    the exact sums: within a fifth for r >= 1/2, within a factor of 2.5 for r >= 1/20.
     """
     # r^2 psi'(r) - r cancels in float32 for a large r, where it is 1/2 + 1/(6 r) + O(r^-3)
     moderate = ops.minimum(r, 20.0)
     exact = moderate * (moderate * ops.trigamma(moderate) - 1.0)
-    ceiling = ops.where(r < 20.0, exact, 0.5 + 1.0 / (6.0 * r))
-    share = mean / (mean + ops.sqrt(2.0 * r * (r + 1.0) * ceiling))
-    return ceiling * share * share
+    high = ops.log(ops.where(r < 20.0, exact, 0.5 + 1.0 / (6.0 * r)))
+    low = 2.0 * ops.log(ops.maximum(mean, 1e-15)) - ops.log(2.0 * r * (r + 1.0))
+    power = 0.5 - 0.3 / ((1.0 + 1.45 * r) * (1.0 + 1.45 * r))
+    # (e^(-p high) + e^(-p low))^(-1/p)
+    return ops.exp(high - ops.softplus(power * (high - low)) / power)
 
 
 def _smoothed_logit(value: Array, total_count: Array) -> Array:

@@ -97,7 +97,7 @@ CONSTRAINTS: dict[type[supports.Support], Callable[[Any], constraints.Constraint
 
 def _whole(count: jax.Array) -> jax.Array:
     """A number of trials as integers, without which NumPyro cannot draw."""
-    return count.astype("int32")
+    return count.astype(int)
 
 
 RULES: dict[type[Spec], Callable[[Any], npd.Distribution]] = {
