@@ -44,7 +44,7 @@ class JaxOps(NumpyLike):
         return x if self._is_float(x) else x.astype(self.xp.result_type(float))
 
     def maximum(self, a: Array, b: Array) -> Array:
-        # At a tie the gradient goes to `a`, as in TensorFlow (jax.numpy would halve it).
+        # At a tie the gradient goes to `a` (jax.numpy would halve it); a NaN stays one.
         a, b = self.join(a, b)
         return self.xp.where((a >= b) | (a != a), a, b)
 

@@ -105,10 +105,13 @@ class TensorflowOps:
         return self.tf.where(condition, *self.join(a, b))
 
     def maximum(self, a: Array, b: Array) -> Array:
-        return self.tf.math.maximum(*self.join(a, b))
+        # Not tf.maximum: compiled for a CPU it loses a NaN in one of the operands.
+        a, b = self.join(a, b)
+        return self.tf.where((a >= b) | (a != a), a, b)
 
     def minimum(self, a: Array, b: Array) -> Array:
-        return self.tf.math.minimum(*self.join(a, b))
+        a, b = self.join(a, b)
+        return self.tf.where((a <= b) | (a != a), a, b)
 
     # Reductions.
     def sum(self, x: Array, axis: Any, keepdims: bool) -> Array:
