@@ -23,12 +23,12 @@ REGISTRY: dict[str, Callable[[], Bijector]] = {
     "conjugate": lambda: PseudoConjugateAffine(3),
     "conjugate of one": lambda: PseudoConjugateAffine(1),
     "conjugate, large": lambda: PseudoConjugateAffine(10),
-    "spline": lambda: MaskedAutoregressive(3, hidden=(8,)),
+    "spline": lambda: MaskedAutoregressive(2, hidden=(8,)),
     "spline of one": lambda: MaskedAutoregressive(1, bins=4),
     "spline of one, context": lambda: MaskedAutoregressive(1, 2, hidden=(4,), bins=4),
-    "spline, context": lambda: MaskedAutoregressive(4, 2, hidden=(7, 5), bins=4),
-    "spline, reversed": lambda: MaskedAutoregressive(3, 2, hidden=(8,), bins=4, reverse=True),
-    "spline, narrow": lambda: MaskedAutoregressive(5, hidden=(2,), bins=4),
+    "spline, context": lambda: MaskedAutoregressive(3, 2, hidden=(7, 5), bins=4),
+    "spline, reversed": lambda: MaskedAutoregressive(2, 2, hidden=(8,), bins=4, reverse=True),
+    "spline, narrow": lambda: MaskedAutoregressive(4, hidden=(2,), bins=3),
     "autoregressive affine": lambda: MaskedAutoregressive(3, 2, (8, 9), transformer="affine"),
     "autoregressive affine, reversed": lambda: MaskedAutoregressive(
         3, hidden=(8,), transformer="affine", reverse=True

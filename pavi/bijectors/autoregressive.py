@@ -46,6 +46,8 @@ class MaskedAutoregressive(Bijector):
             )
         if self.bins < 2:
             raise FamilyError(f"Expected bins >= 2; got {self.bins}.")
+        if self.bound <= 0.0:
+            raise FamilyError(f"Expected bound > 0; got {self.bound}.")
 
     @property
     def outputs(self) -> int:

@@ -16,8 +16,7 @@ class GaussianPotential(NamedTuple):
     """The factor `exp(-1/2 w' precision w + shift' w)` of whitened coordinates w.
 
     Attributes:
-        precision: `[..., d, d]`, symmetric and positive semi-definite (the caller's duty; the
-            lower triangle alone is read).
+        precision: `[..., d, d]`, symmetric and positive semi-definite (the caller's duty).
         shift: `[..., d]`.
     """
 

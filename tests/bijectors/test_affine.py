@@ -1,0 +1,74 @@
+"""What each weight of the affine bijectors does, and the exact posterior of a conjugate model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pavi.bijectors import (
+    ConditionalAffine,
+    GaussianPotential,
+    PseudoConjugateAffine,
+    solve_potential,
+)
+from pavi.bijectors.affine import strictly_lower
+
+
+def dense(bijector: ConditionalAffine, params: dict[str, np.ndarray]) -> np.ndarray:
+    """L, read from the images of the basis."""
+    images, _ = bijector.forward_and_log_det(params, np.eye(bijector.size))
+    origin, _ = bijector.forward_and_log_det(params, np.zeros(bijector.size))
+    return (images - origin).T
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
+def test_the_matrix_is_lower_triangular_and_uses_every_weight_once(size: int) -> None:
+    bijector = ConditionalAffine(size)
+    rng = np.random.default_rng(0)
+    params = {
+        name: rng.standard_normal(spec.shape) for name, spec in bijector.parameter_specs().items()
+    }
+    matrix = dense(bijector, params)
+    np.testing.assert_allclose(matrix, np.tril(matrix), atol=1e-12)
+    np.testing.assert_allclose(np.diag(matrix), np.exp(params["log_diagonal"]))
+    if size > 1:
+        below = matrix[np.tril_indices(size, -1)]
+        np.testing.assert_allclose(np.sort(below), np.sort(params["off_diagonal"]), atol=1e-12)
+        np.testing.assert_allclose(
+            strictly_lower(params["off_diagonal"], size), np.tril(matrix, -1), atol=1e-12
+        )
+    # y = loc + L (x + shift)
+    origin, _ = bijector.forward_and_log_det(params, np.zeros(size))
+    np.testing.assert_allclose(origin, params["loc"] + matrix @ params["shift"])
+
+
+def test_the_diagonal_rank_has_no_other_weights() -> None:
+    specs = ConditionalAffine(100, 2, hidden=4, rank="diagonal").parameter_specs()
+    assert "off_diagonal" not in specs
+    assert specs["context_weight"].shape == (2, 200)
+    assert specs["output_weight"].shape == (4, 200)
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_the_conjugate_bijector_gives_the_exact_posterior(size: int) -> None:
+    # w ~ N(0, I) seen through y = A w + noise of variance v: the potential is A'A / v, A'y / v.
+    rng = np.random.default_rng(size)
+    design, variance = rng.standard_normal((20, size)), 0.7
+    y = rng.standard_normal(20)
+    potential = GaussianPotential(design.T @ design / variance, design.T @ y / variance)
+    covariance = np.eye(size) - design.T @ np.linalg.solve(
+        design @ design.T + variance * np.eye(20), design
+    )
+    mean = design.T @ np.linalg.solve(design @ design.T + variance * np.eye(20), y)
+
+    solved_mean, cholesky = solve_potential(potential)
+    np.testing.assert_allclose(solved_mean, mean, rtol=1e-9)
+    np.testing.assert_allclose(np.linalg.inv(cholesky @ cholesky.T), covariance, atol=1e-12)
+
+    bijector = PseudoConjugateAffine(size)
+    origin, log_det = bijector.forward_and_log_det({}, np.zeros(size), potential)
+    images, _ = bijector.forward_and_log_det({}, np.eye(size), potential)
+    root = (images - origin).T
+    np.testing.assert_allclose(origin, mean, rtol=1e-9)
+    np.testing.assert_allclose(root @ root.T, covariance, atol=1e-12)
+    np.testing.assert_allclose(2.0 * log_det, np.linalg.slogdet(covariance).logabsdet)
