@@ -1,0 +1,59 @@
+"""Sampling and evaluation of a plan on TensorFlow, compiled once for each shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pavi import guide, objective
+from pavi.backends.base import Arrays
+from pavi.backends.tfp.distributions import log_prob
+from pavi.batch import Batch
+from pavi.plan import GuidePlan
+
+
+class TensorFlowFunctions:
+    """A plan's draws and densities; see `backends.base.Functions`."""
+
+    def __init__(self, plan: GuidePlan, dtype: str) -> None:
+        self._dtype = dtype
+
+        def sample(weights: Any, rows: Any, noise: Any, batch: Batch) -> Any:
+            return guide.sample(plan, weights, rows, noise, batch).values
+
+        def log_q(weights: Any, rows: Any, values: Any, batch: Batch) -> Any:
+            draw = guide.log_prob(plan, weights, rows, values, batch)
+            return guide.weighted_log_prob(plan, draw, batch)
+
+        def elbo(weights: Any, rows: Any, noise: Any, batch: Batch) -> Any:
+            return objective.elbo_samples(
+                plan, log_prob, weights, rows, noise, batch, gradient="total"
+            )
+
+        self._sample, self._log_q, self._elbo = (
+            tf.function(function, autograph=False, jit_compile=True)
+            for function in (sample, log_q, elbo)
+        )
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        arguments = tf.nest.map_structure(lambda x: _tensor(x, self._dtype), arguments)
+        return tf.nest.map_structure(lambda x: x.numpy(), function(*arguments))
+
+    def sample(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> Arrays:
+        """Latents `{name: [S, *plates, *event]}` from standard normal noise."""
+        return dict(self._call(self._sample, weights, rows, noise, batch))
+
+    def log_prob(self, weights: Arrays, rows: Arrays, values: Arrays, batch: Batch) -> np.ndarray:
+        """Log density of each draw under the guide, `[S]`."""
+        return np.asarray(self._call(self._log_q, weights, rows, values, batch))
+
+    def elbo(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> np.ndarray:
+        """One-draw estimates of the ELBO of the batch, `[S]`."""
+        return np.asarray(self._call(self._elbo, weights, rows, noise, batch))
+
+
+def _tensor(x: Any, dtype: str) -> tf.Tensor:
+    return tf.convert_to_tensor(x.astype(dtype) if x.dtype.kind == "f" else x)

@@ -1,0 +1,207 @@
+"""Training on TensorFlow: a loop of many steps inside one compiled call, its state in variables."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from pavi import objective
+from pavi.backends.base import Arrays, Rates, Settings
+from pavi.backends.tfp.distributions import log_prob
+from pavi.batch import Batch
+from pavi.guide import noise_shapes
+from pavi.plan import GuidePlan
+from pavi.subsampling import Selection, gather
+from pavi.tables import (
+    EPSILON,
+    FIRST_DECAY,
+    SECOND_DECAY,
+    Table,
+    adam_rows,
+    new_table,
+    table_rows,
+)
+
+
+class TensorFlowState(NamedTuple):
+    """Everything that changes from step to step, all variables.
+
+    The shared weights lie end to end in one vector: one update instead of one for each of them.
+    """
+
+    weights: tf.Variable
+    average: tf.Variable
+    tables: dict[str, Table]
+    seed: tf.Variable
+    step: tf.Variable
+
+
+class TensorFlowProgram:
+    """A plan compiled for training; see `backends.base.Program`."""
+
+    def __init__(self, plan: GuidePlan, full: Batch, settings: Settings) -> None:
+        self._plan, self._settings = plan, settings
+        # optax.scale_by_adam, to the last constant
+        self._optimizer = tf_keras.optimizers.Adam(
+            beta_1=FIRST_DECAY, beta_2=SECOND_DECAY, epsilon=EPSILON, jit_compile=False
+        )
+        self._full = tf.nest.map_structure(tf.convert_to_tensor, full)
+        self._run = tf.function(self._steps, autograph=False, jit_compile=True)
+        self._shapes = {
+            f"{block.name}/{name}": spec.shape
+            for block in plan.blocks
+            for name, spec in block.parameters
+        }
+        self._state: TensorFlowState | None = None
+
+    def initialise(self, weights: Arrays, tables: Arrays, seed: int) -> None:
+        """Sets the weights, the tables and the random state; the optimizer starts at rest."""
+        flat = np.concatenate(
+            [np.zeros(0), *(np.ravel(weights[name]) for name in self._shapes)]
+        ).astype(self._settings.dtype)
+        start = TensorFlowState(
+            weights=flat,
+            average=flat,
+            tables={name: new_table(value) for name, value in tables.items()},
+            seed=np.int64(seed),
+            step=np.int64(0),
+        )
+        if self._state is None:
+            self._state = tf.nest.map_structure(tf.Variable, start)
+            self._optimizer.build([self._state.weights])
+        else:
+            # The compiled program holds on to its variables.
+            tf.nest.map_structure(lambda old, new: old.assign(new), self._state, start)
+            for variable in self._optimizer.variables:
+                variable.assign(tf.zeros_like(variable))
+
+    def run(self, selection: Selection | None, rates: Rates) -> np.ndarray:
+        """Takes `len(rates.learning)` steps; returns the ELBO estimate of each."""
+        if self._state is None:
+            raise RuntimeError("initialise() comes before run().")
+        rates = Rates(*(np.asarray(rate, self._settings.dtype) for rate in rates))
+        # Nothing selected is everything; None would be a leaf to TensorFlow.
+        selection = selection or Selection({}, {}, {})
+        inputs = tf.nest.map_structure(tf.convert_to_tensor, (selection, rates))
+        return np.asarray(self._run(self._full, inputs), np.float64)
+
+    def weights(self, *, averaged: bool) -> tuple[Arrays, Arrays]:
+        """Weights (the running average or the last iterate) and tables."""
+        if self._state is None:
+            raise RuntimeError("initialise() comes before weights().")
+        chosen = self._state.average if averaged else self._state.weights
+        tables = {name: table.value.numpy() for name, table in self._state.tables.items()}
+        return {name: w.numpy() for name, w in self._split(chosen).items()}, tables
+
+    def _split(self, flat: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The weights by name, from the vector that holds them all."""
+        parts = tf.split(flat, [prod(shape) for shape in self._shapes.values()])
+        return {
+            name: tf.reshape(part, shape)
+            for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)
+        }
+
+    def _steps(self, full: Batch, inputs: tuple[Selection, Rates]) -> tf.Tensor:
+        state, steps = self._state, inputs[1].learning.shape[0]
+
+        def body(
+            step: tf.Tensor, average: tf.Tensor, tables: Any, elbos: tf.TensorArray
+        ) -> tuple[Any, ...]:
+            own = tf.nest.map_structure(lambda x: tf.gather(x, step), inputs)
+            average, tables, elbo = self._step(
+                full, average, tables, state.step + tf.cast(step, tf.int64), own
+            )
+            return step + 1, average, tables, elbos.write(step, elbo)
+
+        _, average, tables, elbos = tf.while_loop(
+            lambda step, *_: step < steps,
+            body,
+            (
+                tf.constant(0),
+                tf.convert_to_tensor(state.average),
+                tf.nest.map_structure(tf.convert_to_tensor, state.tables),
+                tf.TensorArray(self._settings.dtype, steps, element_shape=()),
+            ),
+            maximum_iterations=steps,
+        )
+        state.average.assign(average)
+        tf.nest.map_structure(lambda variable, value: variable.assign(value), state.tables, tables)
+        state.step.assign_add(steps)
+        return elbos.stack()
+
+    def _step(
+        self,
+        full: Batch,
+        average: tf.Tensor,
+        tables: dict[str, Table],
+        step: tf.Tensor,
+        inputs: tuple[Selection, Rates],
+    ) -> tuple[tf.Tensor, dict[str, Table], tf.Tensor]:
+        state = self._state
+        selection, rate = inputs
+        batch = gather(self._plan.graph, full, selection)
+        sizes = {plate: index.shape[0] for plate, index in batch.index.items()}
+        shapes = noise_shapes(self._plan, self._settings.num_particles, sizes)
+        counts = [prod(shape) for shape in shapes.values()]
+        # A generator of no state: the bits depend on the seed and the step alone.
+        normal = tf.random.stateless_normal(
+            [sum(counts)], tf.stack([state.seed, step]), dtype=self._settings.dtype
+        )
+        noise = {
+            name: tf.reshape(part, shape)
+            for part, (name, shape) in zip(tf.split(normal, counts), shapes.items(), strict=True)
+        }
+        places = {name: table_rows(self._plan, name, batch) for name in tables}
+        drawn = {
+            name: Table(*(tf.gather(x, places[name]) for x in table))
+            for name, table in tables.items()
+        }
+
+        weights = self._split(tf.convert_to_tensor(state.weights))
+        rows = {name: table.value for name, table in drawn.items()}
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch((weights, rows))
+            shaped = {
+                name: tf.reshape(row, (*(sizes[p] for p in self._plan.block(name).plates), -1))
+                for name, row in rows.items()
+            }
+            elbo = tf.reduce_mean(
+                objective.elbo_samples(
+                    self._plan,
+                    log_prob,
+                    weights,
+                    shaped,
+                    noise,
+                    batch,
+                    gradient=self._settings.gradient,
+                )
+            )
+            loss = -elbo
+        gradients = tape.gradient(loss, (weights, rows), unconnected_gradients="zero")
+        # A step whose estimate overflowed is left out rather than let it end the run.
+        finite = tf.math.is_finite(elbo)
+        gradients = tf.nest.map_structure(
+            lambda g: tf.where(finite & tf.math.is_finite(g), g, tf.zeros_like(g)), gradients
+        )
+        self._optimizer.learning_rate = rate.learning
+        gradient = tf.concat([tf.reshape(gradients[0][name], [-1]) for name in self._shapes], 0)
+        self._optimizer.apply_gradients([(gradient, state.weights)])
+        average += rate.averaging * (state.weights - average)
+        tables = {
+            name: Table(
+                *(
+                    tf.tensor_scatter_nd_update(x, places[name][:, None], row)
+                    for x, row in zip(
+                        table,
+                        adam_rows(drawn[name], gradients[1][name], rate.learning),
+                        strict=True,
+                    )
+                )
+            )
+            for name, table in tables.items()
+        }
+        return average, tables, elbo
