@@ -47,7 +47,9 @@ def _rank(x: Array) -> int:
 def namespace(*arrays: Array) -> Namespace:
     """The table of functions of the framework that `arrays` belong to."""
     rank = builtins.max(map(_rank, arrays), default=0)
-    return (_numpy, _jax, _tensorflow)[rank]() if rank else _numpy
+    if rank == 0:
+        return _numpy
+    return _jax() if rank == 1 else _tensorflow()
 
 
 # --- elementwise --------------------------------------------------------------------------------
@@ -144,7 +146,10 @@ def erf(x: Array) -> Array:
 
 
 def where(condition: Array, a: Array, b: Array) -> Array:
-    """`a` where the boolean `condition` holds, else `b`; all three broadcast."""
+    """`a` where the boolean `condition` holds, else `b`; all three broadcast.
+
+    One of `a` and `b` should be an array: of two Python numbers TensorFlow makes float32.
+    """
     return namespace(condition, a, b).where(condition, a, b)
 
 

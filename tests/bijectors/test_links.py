@@ -226,10 +226,10 @@ SATURATING = [case for case in CASES if "ordered" not in case and "of 1" not in 
 
 @pytest.mark.parametrize("case", SATURATING)
 @pytest.mark.parametrize("name", FRAMEWORKS)
-@pytest.mark.parametrize("size", [60.0, 1e4])
-def test_far_out_all_stays_finite(case: str, name: str, size: float) -> None:
+def test_far_out_all_stays_finite(case: str, name: str) -> None:
     support, _ = CASES[case]
-    u = (size * np.sign(coordinates(case))).astype("float32")
+    signs = np.sign(coordinates(case))
+    u = np.concatenate([60.0 * signs, 1e4 * signs]).astype("float32")
 
     def compute(u: Any) -> Any:
         value, log_det = link(support).forward_and_log_det(u)
