@@ -355,9 +355,10 @@ def test_doctor_survives_a_broken_backend(
 
 
 def test_fit_end_to_end(model: Path, backend: str) -> None:
-    result = run("fit", model, "--backend", backend, "--steps", 200, "--no-progress")
+    options = "--steps 200 --draws 100 --no-progress".split()
+    result = run("fit", model, "--backend", backend, *options)
     assert result.exit_code == 0, result.output
     folder = model.parent / "runs" / f"model-{backend}"
     with np.load(folder / "draws.npz") as draws:
-        assert draws["effect"].shape == (4000, 4)
+        assert draws["effect"].shape == (100, 4)
         assert all(np.isfinite(draws[name]).all() for name in draws)
