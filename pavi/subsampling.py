@@ -90,6 +90,7 @@ class Sampler:
         self._graph, self._sizes, self._dtype = bound.graph, bound.sizes, dtype
         self._batch = dict(batch)
         check_batch(bound, batch)
+        _check_paths(bound, batch)
         self._members = bound.members
         self._anchor = {p: self._nearest(p) for p in self._ordered_plates()}
         self._positions: dict[str, np.ndarray] = {}
@@ -136,17 +137,35 @@ class Sampler:
             )
         )
 
-    def _one(self, rng: np.random.Generator) -> Selection:
+    def at(self, chosen: Mapping[str, np.ndarray]) -> Selection:
+        """The selection of given elements of the plates of `batch`, rows unpadded."""
+        selection = self._one(np.random.default_rng(0), chosen)
+        kept = {p: selection.index[p] < self._sizes[p] for p in self.rows}
+        return Selection(
+            {p: index[kept[p]] for p, index in selection.index.items()},
+            {k: m[kept[k.split("/")[0]]] for k, m in selection.members.items()},
+            {p: weight[kept[p]] for p, weight in selection.weights.items()},
+        )
+
+    def _one(
+        self, rng: np.random.Generator, chosen: Mapping[str, np.ndarray] | None = None
+    ) -> Selection:
         selection = Selection({}, {}, {})
+        factors: dict[str, np.ndarray] = {}
         for plate, anchor in self._anchor.items():
             if plate not in self.rows:
                 continue
             if anchor is None:
-                index = without_replacement(rng, self._sizes[plate], self._batch[plate])
-                weight = np.full(len(index), self._sizes[plate] / len(index))
+                count = self._batch[plate]
+                index = (
+                    without_replacement(rng, self._sizes[plate], count)
+                    if chosen is None
+                    else chosen[plate]
+                )
+                factor = np.full(len(index), self._sizes[plate] / len(index))
             else:
-                index, weight = self._members_of(rng, plate, anchor, selection)
-            self._place(selection, plate, index, weight)
+                index, factor = self._members_of(rng, plate, anchor, selection)
+            self._place(selection, factors, plate, index, factor)
         for plate, index in selection.index.items():
             self._positions[plate][index[index < self._sizes[plate]]] = -1
         return selection
@@ -154,11 +173,10 @@ class Sampler:
     def _members_of(
         self, rng: np.random.Generator, plate: str, anchor: str, selection: Selection
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the owners drawn: all of them, or some of each."""
+        """Rows of the owners drawn: all of them, or some of each, and N / N^r within the owner."""
         order, start = self._csr[plate]
         owners = selection.index[anchor]
-        present = owners < self._sizes[anchor]
-        owners, owner_weight = owners[present], selection.weights[anchor][present]
+        owners = owners[owners < self._sizes[anchor]]
         counts = start[owners + 1] - start[owners]
         if plate in self._batch:
             kept = np.minimum(counts, self._batch[plate])
@@ -168,29 +186,36 @@ class Sampler:
                 if k
             ]
             places = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-            weight = owner_weight * counts / np.maximum(kept, 1)
+            factor = counts / np.maximum(kept, 1)
             counts = kept
         else:
             ends = np.cumsum(counts)
             places = np.arange(counts.sum()) + np.repeat(start[owners] - ends + counts, counts)
-            weight = owner_weight
-        return order[places], np.repeat(weight, counts)
+            factor = np.ones(len(counts))
+        return order[places], np.repeat(factor, counts)
 
     def _place(
-        self, selection: Selection, plate: str, index: np.ndarray, weight: np.ndarray
+        self,
+        selection: Selection,
+        factors: dict[str, np.ndarray],
+        plate: str,
+        index: np.ndarray,
+        factor: np.ndarray,
     ) -> None:
-        """Pads the rows, finds their owners in the batch, drops those whose owner is not in it."""
+        """Pads the rows, finds their owners in the batch, drops those whose owner is not in it.
+
+        A row is in the batch if it is drawn and each of its owners that are drawn is: its weight is
+        the product of their factors, each N / N^r of one independent draw.
+        """
         size, padding = self._sizes[plate], self.rows[plate] - len(index)
-        anchor = self._anchor[plate]
-        above = set(self._graph.owners(anchor)) | {anchor} if anchor else set()
+        weight = factors[plate] = factor
         for owner in self._graph.owners(plate):
             ground = self._members[plate][owner][index]
             position = self._positions[owner][ground] if owner in self.rows else ground
-            if owner in self._batch and owner not in above:
-                # Drawn independently of the anchor: a row needs both of its owners.
-                weight = weight * self._sizes[owner] / self._batch[owner]
-            weight = np.where(position < 0, 0.0, weight)
-            position = np.maximum(position, 0)
+            absent, position = position < 0, np.maximum(position, 0)
+            if owner in self._batch:
+                weight = weight * factors[owner][position]
+            weight = np.where(absent, 0.0, weight)
             padded = np.concatenate([position, np.zeros(padding, position.dtype)])
             selection.members[f"{plate}/{owner}"] = padded.astype(np.int32)
         selection.index[plate] = np.concatenate(
@@ -198,6 +223,21 @@ class Sampler:
         ).astype(np.int32)
         selection.weights[plate] = np.concatenate([weight, np.zeros(padding)]).astype(self._dtype)
         self._positions[plate][index] = np.arange(len(index), dtype=np.int32)
+
+
+def subset(bound: BoundData, chosen: Mapping[str, np.ndarray], dtype: str) -> Batch:
+    """The rows of chosen elements of some plates, and of what lies within them.
+
+    Args:
+        bound: validated data.
+        chosen: elements to keep, by plate.
+        dtype: floating dtype.
+
+    Returns:
+        A batch of NumPy arrays, without padding; the chosen elements keep their order.
+    """
+    sampler = Sampler(bound, {plate: len(index) for plate, index in chosen.items()}, dtype)
+    return gather(bound.graph, full_batch(bound, dtype), sampler.at(chosen))
 
 
 def without_replacement(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
@@ -231,3 +271,36 @@ def check_batch(bound: BoundData, batch: Mapping[str, int]) -> None:
                 f"batch={{{plate!r}: {count}}} is larger than the plate, which has {size} "
                 f"elements; give at most {size}, or leave {plate!r} out to see all of it."
             )
+
+
+def _check_paths(bound: BoundData, batch: Mapping[str, int]) -> None:
+    """Raises unless each row has one element only of every plate that is drawn.
+
+    A row with two, as a rating by a user of one country of a film of another one, is in a batch of
+    countries with a probability that no product of weights gives.
+    """
+    graph, members = bound.graph, bound.members
+    for drawn in batch:
+        for plate in graph.plates:
+            if drawn not in graph.plates.ancestors(plate):
+                continue
+            own = members[plate].get(drawn)
+            between = [o for o in graph.owners(plate) if drawn in graph.owners(o)]
+            ways = [members[o][drawn][members[plate][o]] for o in between]
+            if own is None or any((way != own).any() for way in ways):
+                raise DataError(
+                    f"batch={{{drawn!r}: {batch[drawn]}}}: a row of {plate!r} belongs to several "
+                    f"elements of {drawn!r}, by way of {' and '.join(map(repr, between))}, so that "
+                    f"a batch would hold a part only of what it depends on. Subsample "
+                    f"{plate!r} or one of its other owners, and leave {drawn!r} out."
+                )
+        for variable in graph.variables.values():
+            within = [
+                p for p in variable.plates if drawn == p or drawn in graph.plates.ancestors(p)
+            ]
+            if len(within) > 1:
+                raise DataError(
+                    f"batch={{{drawn!r}: {batch[drawn]}}}: {variable.name!r} is on the plates "
+                    f"{' and '.join(map(repr, within))}, which both belong to {drawn!r}. Leave "
+                    f"{drawn!r} out."
+                )
