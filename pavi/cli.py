@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -43,9 +43,9 @@ class _Commands(click.Group):
             ctx.exit(FAILED)
 
 
-def _steps(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
+def _steps(ctx: click.Context, param: click.Parameter, value: str) -> int | Literal["auto"]:
     if value == "auto":
-        return value
+        return "auto"
     if not value.isdigit() or int(value) < 1:
         raise click.BadParameter(f"{value!r} is neither 'auto' nor a positive number of steps.")
     return int(value)
@@ -119,12 +119,12 @@ def main() -> None:
 def fit(
     file: Path,
     backend: str,
-    steps: int | str,
+    steps: int | Literal["auto"],
     seed: int,
     batch: dict[str, int],
     draws: int,
     output: Path | None,
-    dtype: str,
+    dtype: Literal["float32", "float64"],
     encoding: Encoding | None,
     progress: bool,
 ) -> None:
@@ -266,7 +266,7 @@ def _write(
     if model.picture is not None:
         name, plate = model.picture.variable, model.picture.plate
         values = _along(samples[name], model.graph.variables[name].plates, plate)
-        labels = posterior.data.coords.get(plate, range(posterior.data.sizes[plate]))
+        labels = list(posterior.data.coords.get(plate, range(posterior.data.sizes[plate])))
         plot_effects(values, labels, folder / f"{name}.png", name=name, plate=plate)
         written.append(f"{name}.png")
     return written

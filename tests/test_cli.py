@@ -355,7 +355,7 @@ def test_doctor_survives_a_broken_backend(
 
 
 def test_fit_end_to_end(model: Path, backend: str) -> None:
-    options = "--steps 200 --draws 100 --no-progress".split()
+    options = ["--steps", "200", "--draws", "100", "--no-progress"]
     result = run("fit", model, "--backend", backend, *options)
     assert result.exit_code == 0, result.output
     folder = model.parent / "runs" / f"model-{backend}"
