@@ -24,6 +24,7 @@ from pavi.model import row_weights, with_lead
 from pavi.family import Family
 from pavi.graph import PlateGraph
 from pavi.plan import BlockPlan, Evidence, Factor, GuidePlan
+from pavi.whitening import block_diagonal, merge_copies, split_copies
 
 Array = Any
 Params = Mapping[str, Array]
@@ -109,9 +110,9 @@ def _inputs(graph: PlateGraph, observed: str) -> int:
 
 
 def deep_set_parameters(
-    graph: PlateGraph, family: Family, evidence: Evidence, dimension: int, context_size: int
+    graph: PlateGraph, family: Family, evidence: Evidence, size: int, context_size: int
 ) -> dict[str, ParameterSpec]:
-    """Weights of the deep set of a block: one network a level, and the head."""
+    """Weights of the deep set of a block: one network a level, and the head for one copy."""
     hidden, width = family.hidden, family.encoding_size
     specs: dict[str, ParameterSpec] = {}
     for factor in evidence.factors:
@@ -123,7 +124,7 @@ def deep_set_parameters(
             specs[f"{key}/w1"] = ParameterSpec((hidden, width), "normal", hidden**-0.5)
             inputs = width + 1
     inputs = len(evidence.factors) * (width + 1) + context_size
-    outputs = potential_width(dimension)
+    outputs = potential_width(size)
     specs["head/w0"] = ParameterSpec((inputs, hidden), "normal", inputs**-0.5)
     specs["head/b0"] = ParameterSpec((hidden,))
     specs["head/w1"] = ParameterSpec((hidden, outputs), "normal", 0.1 * hidden**-0.5)
@@ -139,17 +140,28 @@ def deep_set_potential(
     batch: Batch,
     prior: PriorShift,
 ) -> GaussianPotential:
-    """The potential from a mean-pooled deep set that is given the count and the mask (PAVI-E)."""
+    """The potential from a mean-pooled deep set that is given the count and the mask (PAVI-E).
+
+    A joint block's potential has a factor for each copy; its flow couples them.
+    """
     encodings = []
     for factor in block.evidence.factors if block.evidence else ():
         encodings.append(_deep_set(plan, block, params, factor, batch))
     encoding = ops.expand_dims(ops.concat(encodings, -1), 0)
     if context is not None:
-        shape = (*ops.shape(context)[:-1], ops.shape(encoding)[-1])
-        encoding = ops.concat([ops.broadcast_to(encoding, shape), context], -1)
+        leading = ops.shape(context)[:-1]
+        if block.joint:
+            leading = (*leading, *ops.shape(encoding)[1:-1])
+            samples, width = ops.shape(context)
+            context = ops.reshape(context, (samples, *(1,) * len(block.plates), width))
+            context = ops.broadcast_to(context, (*leading, width))
+        encoding = ops.broadcast_to(encoding, (*leading, ops.shape(encoding)[-1]))
+        encoding = ops.concat([encoding, context], -1)
     hidden = ops.tanh(linear(encoding, params["head/w0"]) + params["head/b0"])
     raw = linear(hidden, params["head/w1"]) + params["head/b1"]
-    return potential(raw, block.dimension, prior)
+    per_copy = PriorShift(*(split_copies(block, part, batch) for part in prior))
+    precision, shift = potential(raw, block.size, per_copy)
+    return GaussianPotential(block_diagonal(block, precision), merge_copies(block, shift))
 
 
 def _deep_set(
@@ -212,9 +224,7 @@ def _feature(
     )
 
 
-def reference_shift(
-    moments: tuple[Array, Array], centre: tuple[Array, Array]
-) -> PriorShift:
+def reference_shift(moments: tuple[Array, Array], centre: tuple[Array, Array]) -> PriorShift:
     """The prior's place against its place at the guide's centre, which carries no gradient."""
     mean, scale = moments
     centre_mean, centre_scale = (ops.stop_gradient(x) for x in centre)

@@ -32,7 +32,7 @@ from pavi.batch import Batch
 from pavi.bijectors import GaussianPotential, solve_potential
 from pavi.model import evaluate_spec, observed_value, row_weights
 from pavi.plan import BlockPlan, GuidePlan
-from pavi.whitening import from_whitened, merge_copies, split_copies
+from pavi.whitening import block_diagonal, from_whitened, merge_copies, split_copies
 
 Array = Any
 
@@ -249,7 +249,7 @@ def _pool_rows(
         square = over_event(ops.expand_dims(weighted, -1) * ops.expand_dims(mine, -2), 2)
         square = pool(square, recipe, plates, sizes, batch.members, trailing=2)
         factors.add(factors.shift, b.name, merge_copies(b, shift))
-        factors.add(factors.precision, b.name, _block_diagonal(b, square))
+        factors.add(factors.precision, b.name, block_diagonal(b, square))
         for other in blocks[:i]:
             both = ops.expand_dims(weighted, -1) * ops.expand_dims(parts[other.name], -2)
             both = over_event(both, 2)
@@ -266,17 +266,6 @@ def _pool_rows(
             if b.joint:
                 both = ops.reshape(both, (ops.shape(both)[0], b.dimension, ops.shape(both)[-1]))
             factors.add(factors.cross, (b.name, other.name), both)
-
-
-def _block_diagonal(block: BlockPlan, square: Array) -> Array:
-    """A joint block's `[S, *plates, d, d]` as one block-diagonal matrix; others unchanged."""
-    if not block.joint:
-        return square
-    samples, size = ops.shape(square)[0], block.size
-    square = ops.reshape(square, (samples, block.copies, size, 1, size))
-    identity = np.eye(block.copies).reshape(1, block.copies, 1, block.copies, 1)
-    dense = square * ops.asarray(identity, like=square)
-    return ops.reshape(dense, (samples, block.dimension, block.dimension))
 
 
 def _lies_in(plan: GuidePlan, fine: tuple[str, ...], coarse: tuple[str, ...]) -> bool:

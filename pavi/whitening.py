@@ -159,3 +159,14 @@ def merge_copies(block: BlockPlan, per_copy: Array) -> Array:
     shape = ops.shape(per_copy)
     lead = shape[: len(shape) - len(block.plates) - 1]
     return ops.reshape(per_copy, (*lead, prod(shape[len(lead) :])))
+
+
+def block_diagonal(block: BlockPlan, square: Array) -> Array:
+    """A joint block's `[*lead, *plates, d, d]` as one block-diagonal matrix; others unchanged."""
+    if not block.joint:
+        return square
+    lead = ops.shape(square)[: -len(block.plates) - 2]
+    square = ops.reshape(square, (*lead, block.copies, block.size, 1, block.size))
+    identity = np.eye(block.copies).reshape(block.copies, 1, block.copies, 1)
+    dense = square * ops.asarray(identity, like=square)
+    return ops.reshape(dense, (*lead, block.dimension, block.dimension))
