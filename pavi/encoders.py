@@ -1,8 +1,8 @@
 """What tells the copies of a latent apart: rows of a free table, or a deep set over their data.
 
-Both give a Gaussian potential in the block's whitened coordinates. Its numbers are held in reference
-coordinates, those of the prior at the centre of the guide (all noise zero), so that the prior's m
-and s enter exactly wherever the parents are drawn (method.md, 4.3):
+Both give a Gaussian potential in the block's whitened coordinates. Its numbers are held in
+reference coordinates, those of the prior at the centre of the guide (all noise zero), so that the
+prior's m and s enter exactly wherever the parents are drawn (method.md, 4.3):
 
     precision = R V V' R,    shift = R (eta - V V' t),    R = diag(s / s_c),  t = (m - m_c) / s_c
 """
@@ -20,9 +20,9 @@ from pavi.alignment import align, pool
 from pavi.batch import Batch
 from pavi.bijectors import GaussianPotential, ParameterSpec
 from pavi.bijectors.base import linear
-from pavi.model import row_weights, with_lead
 from pavi.family import Family
 from pavi.graph import PlateGraph
+from pavi.model import row_weights, with_lead
 from pavi.plan import BlockPlan, Evidence, Factor, GuidePlan
 from pavi.whitening import block_diagonal, merge_copies, split_copies
 

@@ -85,9 +85,7 @@ def classes() -> BoundData:
         [
             Latent("mu", dist.Normal(0.0, 1.0)),
             Latent("class_mean", dist.Normal(0.0, 0.5), plates="class_"),
-            Latent(
-                "ability", lambda class_effect: dist.Normal(class_effect, 0.7), plates="student"
-            ),
+            Latent("ability", lambda class_mean: dist.Normal(class_mean, 0.7), plates="student"),
             Latent("skill", lambda mu: dist.Normal(mu, 0.8), plates="lecturer"),
             Observed(
                 "y", lambda ability, skill: dist.Normal(ability + skill, 0.5), plates="rating"
