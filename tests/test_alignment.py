@@ -124,7 +124,7 @@ def test_align_is_a_loop_over_the_ground_copies(
     lead = (slice(None),) * len(batch)
     for row in rows(child):
         expected = value[(*lead, *parent_row(parent, child, row))]
-        np.testing.assert_array_equal(out[(*lead, *row)], expected.reshape(*batch, *trailing))
+        np.testing.assert_array_equal(out[(*lead, *row)], expected.reshape((*batch, *trailing)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
