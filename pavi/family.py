@@ -65,8 +65,9 @@ class Family:
                     f"Family({name}={getattr(self, name)!r}): expected one of {get_args(choices)}."
                 )
         for name in ("encoding_size", "hidden", "layers", "newton_steps"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise FamilyError(f"Family({name}=...) must be a positive integer.")
+            self._check_integer(name, 1, "a positive integer")
+        for name in ("joint_limit", "residual_limit"):
+            self._check_integer(name, 0, "0 or a positive integer")
         for variable, options in self.overrides.items():
             for option in options:
                 if option not in _PER_VARIABLE:
@@ -75,6 +76,11 @@ class Family:
                         f"{_PER_VARIABLE} may differ by variable."
                     )
             replace(self, overrides={}, **options)
+
+    def _check_integer(self, name: str, least: int, wanted: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise FamilyError(f"Family({name}={value!r}) must be {wanted}.")
 
     def of(self, variable: str, option: str) -> Any:
         """The value of `option` for `variable`, with its override if there is one."""

@@ -1,4 +1,4 @@
-"""What tells copies apart: the deep set's invariances, free rows, potentials that follow a prior."""
+"""What tells copies apart: the deep set's invariances, free rows, potentials from numbers."""
 
 from __future__ import annotations
 

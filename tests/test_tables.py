@@ -1,0 +1,124 @@
+"""Row-wise Adam: a row moves when it is drawn and sleeps otherwise; padding has its own row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from grounded import Setup
+from small_models import bound, rng
+
+from pavi import Family
+from pavi.subsampling import Sampler, Selection, full_batch, gather
+from pavi.tables import EPSILON, FIRST_DECAY, SECOND_DECAY, Table, adam_rows, new_table, table_rows
+
+
+def textbook(value: np.ndarray, gradients: list[np.ndarray], rate: float) -> np.ndarray:
+    """Adam (Kingma & Ba 2015, algorithm 1), one step for each gradient."""
+    m = v = np.zeros_like(value)
+    for t, g in enumerate(gradients, start=1):
+        m = FIRST_DECAY * m + (1 - FIRST_DECAY) * g
+        v = SECOND_DECAY * v + (1 - SECOND_DECAY) * g**2
+        m_hat, v_hat = m / (1 - FIRST_DECAY**t), v / (1 - SECOND_DECAY**t)
+        value = value - rate * m_hat / (np.sqrt(v_hat) + EPSILON)
+    return value
+
+
+def rows_of(table: Table, places: np.ndarray) -> Table:
+    return Table(*(part[places] for part in table))
+
+
+def written(table: Table, places: np.ndarray, rows: Table) -> Table:
+    out = Table(*(part.copy() for part in table))
+    for part, row in zip(out, rows, strict=True):
+        part[places] = row
+    return out
+
+
+def test_a_row_that_is_drawn_at_every_step_has_adams_steps() -> None:
+    value = rng(0).normal(size=(4, 3))
+    gradients = list(rng(1).normal(size=(25, 4, 3)))
+    table = new_table(value)
+    for gradient in gradients:
+        table = adam_rows(table, gradient, 0.01)
+    np.testing.assert_allclose(table.value, textbook(value, gradients, 0.01), rtol=1e-10)
+    np.testing.assert_array_equal(table.count, np.full((4, 1), 25.0))
+
+
+def test_a_row_sleeps_while_it_is_not_drawn() -> None:
+    """Its moments are those of the gradients it has had, however long it slept in between."""
+    value = rng(2).normal(size=(6, 2))
+    table, random = new_table(value), rng(3)
+    had: dict[int, list[np.ndarray]] = {row: [] for row in range(6)}
+    for _ in range(40):
+        places = random.permutation(5)[:2]  # the last row is never drawn
+        gradient = random.normal(size=(2, 2))
+        table = written(table, places, adam_rows(rows_of(table, places), gradient, 0.05))
+        for place, g in zip(places, gradient, strict=True):
+            had[place].append(g)
+    for row, gradients in had.items():
+        expected = textbook(value[row], gradients, 0.05)
+        np.testing.assert_allclose(table.value[row], expected, rtol=1e-10)
+        assert table.count[row, 0] == len(gradients)
+    np.testing.assert_array_equal(table.value[5], value[5])
+
+
+def test_the_first_step_has_the_length_of_the_rate() -> None:
+    """Whatever the gradient's scale, and however late a row is drawn for the first time."""
+    for scale in (1e-4, 1.0, 1e6):
+        rows = adam_rows(new_table(np.zeros((1, 2))), scale * np.array([[1.0, -3.0]]), 0.1)
+        np.testing.assert_allclose(rows.value, [[-0.1, 0.1]], rtol=1e-3)
+
+
+def test_a_new_table_is_at_rest_and_shares_no_memory() -> None:
+    table = new_table(np.ones((3, 2), np.float32))
+    assert {part.dtype.name for part in table} == {"float32"}
+    assert not table.first.any()
+    assert not table.second.any()
+    assert table.count.shape == (3, 1)
+    assert not np.shares_memory(table.first, table.second)
+
+
+@pytest.mark.parametrize(
+    ("model", "block", "batch"),
+    [
+        ("county", "county", {"county": 3}),
+        ("crossed, own effects, dense", "row,column", {"row": 1, "column": 2}),
+        ("crossed, own effects", "cell", {"row": 1}),
+        ("three levels, additive", "cask", {"batch": 2}),
+    ],
+)
+def test_table_rows_are_those_of_the_batchs_elements(
+    model: str, block: str, batch: dict[str, int]
+) -> None:
+    """In the order of the axes, ravelled; a row that is padding in any plate is the last one."""
+    data = bound(model)
+    setup = Setup(data, Family(encoding="free"), batch)
+    plates = setup.plan.block(block).plates
+    sizes = [data.sizes[p] for p in plates]
+    place = np.arange(np.prod(sizes)).reshape(sizes)
+    full = full_batch(data, "float64")
+    np.testing.assert_array_equal(table_rows(setup.plan, block, full), place.ravel())
+    drawn = Sampler(data, batch, "float64").draw(rng(4), 10)
+    padding = 0
+    for i in range(10):
+        small = gather(
+            data.graph, full, Selection(*({k: v[i] for k, v in part.items()} for part in drawn))
+        )
+        rows = table_rows(setup.plan, block, small).reshape([len(small.index[p]) for p in plates])
+        for at in np.ndindex(rows.shape):
+            element = tuple(small.index[p][j] for p, j in zip(plates, at, strict=True))
+            if any(e >= n for e, n in zip(element, sizes, strict=True)):
+                padding += 1
+                assert rows[at] == np.prod(sizes)
+            else:
+                assert rows[at] == place[element]
+    assert padding > 0 or block in ("county", "row,column")
+
+
+def test_every_block_with_a_table_has_plates() -> None:
+    """A block of one copy has no row beside its own weights."""
+    for model in ("crossed, rows", "crossed, dense", "three levels, centred"):
+        for encoding in ("auto", "free", "encoder", "encoder+free"):
+            plan = Setup(bound(model), Family(encoding=encoding)).plan
+            for block in plan.blocks:
+                assert bool(block.axes) or block.table_width == 0
