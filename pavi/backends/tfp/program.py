@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
@@ -60,9 +62,7 @@ class TensorFlowProgram:
 
     def initialise(self, weights: Arrays, tables: Arrays, seed: int) -> None:
         """Sets the weights, the tables and the random state; the optimizer starts at rest."""
-        flat = np.concatenate(
-            [np.zeros(0), *(np.ravel(weights[name]) for name in self._shapes)]
-        ).astype(self._settings.dtype)
+        flat = self._flat(weights)
         start = TensorFlowState(
             weights=flat,
             average=flat,
@@ -76,8 +76,7 @@ class TensorFlowProgram:
         else:
             # The compiled program holds on to its variables.
             tf.nest.map_structure(lambda old, new: old.assign(new), self._state, start)
-            for variable in self._optimizer.variables:
-                variable.assign(tf.zeros_like(variable))
+            self._rest()
 
     def run(self, selection: Selection | None, rates: Rates) -> np.ndarray:
         """Takes `len(rates.learning)` steps; returns the ELBO estimate of each."""
@@ -89,6 +88,26 @@ class TensorFlowProgram:
         inputs = tf.nest.map_structure(tf.convert_to_tensor, (selection, rates))
         return np.asarray(self._run(self._full, inputs), np.float64)
 
+    def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
+        """Re-expresses the weights on the host; the dense optimizer starts at rest again."""
+        if self._state is None:
+            raise RuntimeError("initialise() comes before rebase().")
+        weights = self._flat(function(self.weights(averaged=False)[0]))
+        self._state.weights.assign(weights)
+        self._state.average.assign(weights)
+        self._rest()
+
+    def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
+        """Re-expresses the weights on the host; the dense optimizer starts at rest again."""
+        if self._state is None:
+            raise RuntimeError("initialise() comes before rebase().")
+        host = function({n: w.numpy() for n, w in self._split(self._state.weights).items()})
+        flat = np.concatenate([np.zeros(0), *(np.ravel(host[name]) for name in self._shapes)])
+        for variable in (self._state.weights, self._state.average):
+            variable.assign(flat.astype(self._settings.dtype))
+        for variable in self._optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
+
     def weights(self, *, averaged: bool) -> tuple[Arrays, Arrays]:
         """Weights (the running average or the last iterate) and tables."""
         if self._state is None:
@@ -96,6 +115,15 @@ class TensorFlowProgram:
         chosen = self._state.average if averaged else self._state.weights
         tables = {name: table.value.numpy() for name, table in self._state.tables.items()}
         return {name: w.numpy() for name, w in self._split(chosen).items()}, tables
+
+    def _rest(self) -> None:
+        for variable in self._optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
+
+    def _flat(self, weights: Arrays) -> np.ndarray:
+        """The weights end to end."""
+        parts = [np.ravel(weights[name]) for name in self._shapes]
+        return np.concatenate([np.zeros(0), *parts]).astype(self._settings.dtype)
 
     def _split(self, flat: tf.Tensor) -> dict[str, tf.Tensor]:
         """The weights by name, from the vector that holds them all."""
@@ -177,7 +205,7 @@ class TensorFlowProgram:
                     shaped,
                     noise,
                     batch,
-                    gradient=self._settings.gradient,
+                    path=None if self._settings.gradient == "total" else rate.path,
                 )
             )
             loss = -elbo
