@@ -12,7 +12,9 @@ from pavi.family import Family
 from pavi.graph import Latent, PlateGraph
 from pavi.plan import BlockPlan, ContextSlot, Evidence, Factor, GuidePlan, Slot
 
-_FLOW_LIMIT = 16
+_FLOW_LIMIT = 10
+# Globals start well inside their prior: draws of a wide prior make gradients of no use.
+_INITIAL_LOG_SCALE = -2.3
 _CONTEXT_LIMIT = 24
 _FULL_RANK_LIMIT = 8
 _FULL_RANK_GLOBAL_LIMIT = 256
@@ -177,6 +179,7 @@ def _evidence(
     joint: frozenset[str],
     name: str,
     sizes: Mapping[str, int],
+    encoder: str,
 ) -> Evidence | None:
     """Which observed variables inform a block, and which later blocks lie between."""
     home = {latent.name: group for group, latents in groups.items() for latent in latents}
@@ -188,7 +191,8 @@ def _evidence(
     crossed: set[str] = set()
     for observed in graph.observed:
         reach = _reach(graph, home, observed.name, later)
-        if name not in reach or not graph.probe[observed.name].has_potential:
+        usable = encoder != "natural" or graph.probe[observed.name].has_potential
+        if name not in reach or not usable:
             continue
         through[observed.name] = tuple(sorted(reach, key=order.index))
         for other in reach - {name}:
@@ -229,7 +233,8 @@ def _levels(
     """Plates on the way from an observed variable's rows, past the hidden blocks, to the target."""
     levels = [graph.variables[observed].plates]
     for between in (_plates(groups[name]) for name in finest_first if name in through):
-        if between != levels[-1] and determines(graph, levels[-1], between):
+        on_the_way = determines(graph, levels[-1], between) and determines(graph, between, plates)
+        if between != levels[-1] and on_the_way:
             levels.append(between)
     return tuple(levels) if levels[-1] == plates else (*levels, plates)
 
@@ -281,9 +286,9 @@ def _block(
     is_joint = name in joint
     dimension = size * copies if is_joint else size
     mean_field = family.structure == "mean_field"
-    evidence = None if mean_field else _evidence(graph, family, groups, joint, name, sizes)
     encoding = _one_option(family, latents, "encoding")
     encoder = _one_option(family, latents, "encoder")
+    evidence = None if mean_field else _evidence(graph, family, groups, joint, name, sizes, encoder)
     if encoding == "auto":
         usable = plates and evidence and _complete(graph, plates, evidence, batch)
         few = copies <= family.residual_limit and not is_joint
@@ -307,7 +312,7 @@ def _block(
     )
     parameters = {f"flow/{key}": spec for key, spec in flow.parameter_specs().items()}
     if encoding != "free" and encoder == "deep_set" and evidence:
-        parameters |= deep_set_parameters(graph, family, evidence, dimension, context_size)
+        parameters |= deep_set_parameters(graph, family, evidence, size, context_size)
     return BlockPlan(
         name=name,
         plates=plates,
@@ -369,8 +374,9 @@ def _flow(
     affine = ConditionalAffine(
         dimension,
         context_size=seen,
-        hidden=0 if single else family.hidden,
+        hidden=0 if single or not seen else family.hidden,
         rank="full" if dimension <= limit else "diagonal",
+        initial_log_scale=0.0 if natural or not single else _INITIAL_LOG_SCALE,
     )
     if flow == "none":
         return affine
@@ -388,8 +394,11 @@ def _flow(
 
 
 def _table_width(encoding: str, single: bool, dimension: int, context_size: int) -> int:
-    """Columns of the free table: a potential and its slope in the context, or a residual."""
-    if single and encoding == "free":
+    """Columns of the free table: a potential and its slope in the context, or a residual.
+
+    A block of one copy has none: the flow's own weights are its free row.
+    """
+    if single:
         return 0
     if encoding == "free":
         return table_width(dimension, context_size)

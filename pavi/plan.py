@@ -153,7 +153,8 @@ class GuidePlan:
     """A plate graph and a family, lowered for plates of known sizes.
 
     `batch` holds the reduced cardinalities, `standards` the mean and standard deviation of the
-    data, by which a deep set's inputs are standardised. Printing it shows the blocks, what conditions them, how data reach them, and their weights.
+    data, by which a deep set's inputs are standardised. Printing it shows the blocks, what
+    conditions them, how data reach them, and their weights.
     """
 
     graph: PlateGraph
@@ -207,8 +208,10 @@ def describe_block(plan: GuidePlan, block: BlockPlan) -> list[str]:
     for slot in block.slots:
         variable = plan.graph.variables[slot.name]
         support = type(plan.graph.probe[slot.name].support).__name__
-        lines.append(f"  {slot.name}{list(slot.event) or ''} on {support}, scale "
-                     f"{_scale(plan, variable.plates)}")
+        lines.append(
+            f"  {slot.name}{list(slot.event) or ''} on {support}, scale "
+            f"{_scale(plan, variable.plates)}"
+        )
         lines += [f"    {_gather(plan, parent, variable.plates)}" for parent in variable.parents]
     if block.context:
         given = ", ".join(f"{c.block}{_via(c.recipe)}" for c in block.context)
@@ -240,6 +243,10 @@ def _scale(plan: GuidePlan, plates: tuple[str, ...]) -> str:
     factors = []
     for plate in plates:
         for name in (plate, *plan.graph.owners(plate)):
-            if name in plan.batch:
-                factors.append(f"{plan.sizes[name]}/{plan.batch[name]} ({name})")
+            if name not in plan.batch:
+                continue
+            within = [owner for owner in plan.graph.owners(name) if owner in plan.batch]
+            # A plate within a plate that is drawn has so many rows drawn of each owner.
+            size, of = ("n", f" of each {within[0]}") if within else (f"{plan.sizes[name]}", "")
+            factors.append(f"{size}/{plan.batch[name]} ({name}{of})")
     return " x ".join(factors) or "1"

@@ -1,0 +1,419 @@
+"""From a graph and a family to a plan: blocks, what conditions them, how data reach them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from grounded import Setup
+from small_models import MODELS, bound
+
+from pavi import Data, Family, FamilyError, Latent, Observed, Plate, PlateGraph, dist
+from pavi.bijectors import Chain, ConditionalAffine
+from pavi.lowering import determines, lower
+from pavi.plan import BlockPlan, GuidePlan
+
+
+def plan_of(
+    model: str, family: Family | None = None, batch: dict[str, int] | None = None
+) -> GuidePlan:
+    data = bound(model)
+    return lower(data.graph, family or Family(), data.sizes, batch)
+
+
+def names(plan: GuidePlan) -> list[str]:
+    return [block.name for block in plan.blocks]
+
+
+def given(block: BlockPlan) -> list[str]:
+    return [slot.block for slot in block.context]
+
+
+# --- blocks and their order ---------------------------------------------------------------------
+
+
+def test_latents_of_the_same_plates_are_one_block_in_the_graphs_order() -> None:
+    plan = plan_of("intercept and slope")
+    assert names(plan) == ["globals", "group"]
+    globals_, group = plan.blocks
+    assert [s.name for s in globals_.slots] == ["mu", "noise"]
+    assert [(s.name, s.start, s.stop) for s in group.slots] == [
+        ("intercept", 0, 1),
+        ("slope", 1, 2),
+    ]
+    assert plan.block("group") is group
+    assert plan.block_of("slope") is group
+    assert (globals_.copies, group.copies, group.size) == (1, 3, 2)
+    assert plan.num_latents == 2 + 3 * 2
+
+
+def test_blocks_go_from_coarse_to_fine_and_parents_come_first() -> None:
+    assert names(plan_of("three levels, additive")) == ["globals", "batch", "cask"]
+    assert names(plan_of("crossed, own effects, dense")) == [
+        "globals",
+        "row",
+        "column",
+        "row,column",
+    ]
+    for model in MODELS:
+        plan = plan_of(model)
+        place = {s.name: i for i, b in enumerate(plan.blocks) for s in b.slots}
+        for i, block in enumerate(plan.blocks):
+            for slot in block.slots:
+                parents = [p for p in plan.graph.variables[slot.name].parents if p in place]
+                assert all(place[p] <= i for p in parents)
+            for later in plan.blocks[i + 1 :]:
+                finer = determines(plan.graph, block.plates, later.plates)
+                assert not finer or determines(plan.graph, later.plates, block.plates)
+
+
+def test_of_two_crossed_plates_the_smaller_one_comes_first() -> None:
+    """It is the one that gets a joint density."""
+    graph = bound("crossed, dense").graph
+    one = lower(graph, Family(), {"dish": 5, "sample": 3})
+    two = lower(graph, Family(), {"dish": 3, "sample": 5})
+    assert names(one) == ["globals", "sample", "dish"]
+    assert names(two) == ["globals", "dish", "sample"]
+
+
+@pytest.mark.parametrize("structure", ["prior", "mean_field"])
+def test_other_structures_have_a_block_for_each_variable(structure: str) -> None:
+    plan = plan_of("intercept and slope", Family(structure=structure))
+    assert names(plan) == ["mu", "noise", "intercept", "slope"]
+    contexts = {b.name: given(b) for b in plan.blocks}
+    if structure == "prior":
+        assert contexts == {"mu": [], "noise": [], "intercept": ["mu"], "slope": ["mu"]}
+        assert all(block.whitened for block in plan.blocks)
+    else:
+        assert contexts == dict.fromkeys(contexts, [])
+        assert not any(block.whitened for block in plan.blocks)
+        assert all(block.evidence is None for block in plan.blocks)
+        assert {b.flow for b in plan.blocks} == {ConditionalAffine(1, rank="diagonal")}
+
+
+def test_blocks_that_depend_on_each_other_are_refused() -> None:
+    """Two orders of the same plates are two blocks; variables of each that need the other's."""
+    graph = PlateGraph(
+        [Plate("a"), Plate("b")],
+        [
+            Latent("u", dist.Normal(0.0, 1.0), plates=("a", "b")),
+            Latent("v", lambda u: dist.Normal(u, 1.0), plates=("b", "a")),
+            Latent("w", lambda v: dist.Normal(v, 1.0), plates=("a", "b")),
+            Observed("y", lambda w: dist.Normal(w, 1.0), plates=("a", "b")),
+        ],
+    )
+    sizes = {"a": 2, "b": 2}
+    with pytest.raises(FamilyError, match=r"\['a,b', 'b,a'\].*structure='prior'"):
+        lower(graph, Family(), sizes)
+    assert names(lower(graph, Family(structure="prior"), sizes)) == ["u", "v", "w"]
+
+
+def test_slots_have_the_unconstrained_size_of_their_support() -> None:
+    graph = PlateGraph(
+        [Plate("g")],
+        [
+            Latent("share", dist.Dirichlet(np.ones((2, 4))), plates="g", event=(2, 4)),
+            Latent("factor", dist.LKJCholesky(3, 1.0), event=(3, 3)),
+            Latent("scale", dist.HalfNormal(1.0), plates="g", event=3),
+            Observed("y", lambda scale: dist.Normal(0.0, scale), plates="g", event=3),
+        ],
+    )
+    plan = lower(graph, Family(), {"g": 2})
+    slots = {s.name: s for b in plan.blocks for s in b.slots}
+    assert {n: (s.event, s.unconstrained_event) for n, s in slots.items()} == {
+        "share": ((2, 4), (2, 3)),
+        "factor": ((3, 3), (3,)),
+        "scale": ((3,), (3,)),
+    }
+    assert plan.block("g").size == 9
+    assert plan.num_latents == 2 * 9 + 3
+
+
+# --- joint blocks -------------------------------------------------------------------------------
+
+
+def test_the_smaller_of_two_crossed_plates_has_one_joint_density() -> None:
+    plan = plan_of("crossed, rows")
+    student, lecturer = plan.block("student"), plan.block("lecturer")
+    assert student.joint
+    assert student.axes == ()
+    assert student.dimension == 3 * 2
+    assert not lecturer.joint
+    assert lecturer.axes == ("lecturer",)
+    assert given(lecturer) == ["globals", "student"]
+
+
+@pytest.mark.parametrize(
+    ("model", "family", "batch"),
+    [
+        ("crossed, rows", Family(joint_limit=5), {}),
+        ("crossed, rows", Family(), {"student": 2}),
+        ("crossed, rows", Family(structure="prior"), {}),
+        ("three levels, additive", Family(), {}),
+    ],
+)
+def test_no_joint_block_if_large_subsampled_or_not_crossed(
+    model: str, family: Family, batch: dict[str, int]
+) -> None:
+    assert not any(block.joint for block in plan_of(model, family, batch).blocks)
+
+
+def test_a_plate_above_a_joint_one_is_joint_too() -> None:
+    plan = plan_of("region over crossed")
+    assert [b.name for b in plan.blocks if b.joint] == ["region", "site"]
+
+
+# --- encodings ----------------------------------------------------------------------------------
+
+COUNTY_ENCODINGS: list[tuple[dict[str, int], str, bool]] = [
+    ({}, "encoder+free", False),
+    ({"county": 2}, "encoder+free", False),  # all homes of a county drawn are there
+    ({"county": 2, "home": 3}, "free", False),
+    ({"home": 5}, "free", False),
+]
+
+
+@pytest.mark.parametrize(("batch", "encoding", "partial"), COUNTY_ENCODINGS)
+def test_auto_takes_the_encoder_where_a_batch_holds_all_of_the_evidence(
+    batch: dict[str, int], encoding: str, partial: bool
+) -> None:
+    plan = plan_of("county", batch=batch)
+    block = plan.block("county")
+    assert (block.encoding, block.partial) == (encoding, partial)
+    assert block.encoder == (None if encoding == "free" else "natural")
+    assert plan.block("globals").encoding == "free"
+    assert plan.block("globals").table_width == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "encodings"),
+    [
+        ({}, {"batch": "encoder+free", "cask": "encoder+free"}),
+        ({"batch": 2}, {"batch": "encoder+free", "cask": "encoder+free"}),
+        ({"cask": 2}, {"batch": "free", "cask": "encoder+free"}),
+        ({"test": 5}, {"batch": "free", "cask": "free"}),
+        ({"batch": 2, "test": 2}, {"batch": "free", "cask": "free"}),
+    ],
+)
+def test_auto_decides_level_by_level(batch: dict[str, int], encodings: dict[str, str]) -> None:
+    plan = plan_of("three levels, additive", batch=batch)
+    assert {name: plan.block(name).encoding for name in encodings} == encodings
+
+
+@pytest.mark.parametrize(
+    ("batch", "encodings"),
+    [
+        ({}, {"student": "encoder", "lecturer": "encoder+free"}),
+        ({"lecturer": 2}, {"student": "free", "lecturer": "encoder+free"}),
+        ({"student": 2}, {"student": "encoder+free", "lecturer": "free"}),
+        ({"student": 2, "lecturer": 2}, {"student": "free", "lecturer": "free"}),
+    ],
+)
+def test_auto_on_crossed_plates(batch: dict[str, int], encodings: dict[str, str]) -> None:
+    plan = plan_of("crossed, rows", batch=batch)
+    assert {name: plan.block(name).encoding for name in encodings} == encodings
+
+
+def test_many_copies_have_no_residual_rows() -> None:
+    graph = bound("county").graph
+    few = lower(graph, Family(), {"county": 20_000, "home": 10**6}).block("county")
+    many = lower(graph, Family(), {"county": 20_001, "home": 10**6}).block("county")
+    assert (few.encoding, few.table_width) == ("encoder+free", 2)
+    assert (many.encoding, many.table_width) == ("encoder", 0)
+    # The encoder's weights do not grow with the data.
+    assert many.num_weights == few.num_weights - 2 * 20_000
+
+
+def test_insisting_on_the_encoder_marks_partial_evidence() -> None:
+    plan = plan_of("county", Family(encoding="encoder"), {"county": 2, "home": 2})
+    assert plan.block("county").encoding == "encoder"
+    assert plan.block("county").partial
+    assert plan.block("globals").partial
+
+
+def test_latents_without_data_below_them_are_free() -> None:
+    graph = PlateGraph(
+        [Plate("g")],
+        [
+            Latent("a", dist.Normal(0.0, 1.0), plates="g"),
+            Latent("b", dist.Normal(0.0, 1.0)),
+            Observed("y", lambda b: dist.Normal(b, 1.0), plates="g"),
+        ],
+    )
+    for family in (Family(), Family(encoding="encoder"), Family(encoder="deep_set")):
+        block = lower(graph, family, {"g": 3}).block("g")
+        assert (block.encoding, block.encoder, block.evidence) == ("free", None, None)
+
+
+def test_a_free_guide_of_plates_without_a_context() -> None:
+    """No globals at all: nothing to condition on."""
+    graph = PlateGraph(
+        [Plate("g")],
+        [
+            Latent("a", dist.Normal(0.0, 1.0), plates="g"),
+            Observed("y", lambda a: dist.Normal(a, 1.0), plates="g"),
+        ],
+    )
+    data = Data({"y": np.array([0.3, -1.0])}).bind(graph)
+    for family in (Family(encoding="free"), Family(structure="prior", encoder="deep_set")):
+        setup = Setup(data, family)
+        assert setup.plan.blocks[0].context == ()
+        assert setup.sample(setup.noise(3, seed=0)).values["a"].shape == (3, 2)
+
+
+def test_a_likelihood_without_a_potential_informs_the_deep_set_alone() -> None:
+    graph = PlateGraph(
+        [Plate("g"), Plate("row", within="g")],
+        [
+            Latent("a", dist.Dirichlet(np.ones(3)), plates="g", event=3),
+            Observed("y", lambda a: dist.Dirichlet(1.0 + 5.0 * a), plates="row", event=3),
+        ],
+    )
+    assert not graph.probe["y"].has_potential
+    sizes = {"g": 3, "row": 9}
+    assert lower(graph, Family(), sizes).block("g").encoding == "free"
+    block = lower(graph, Family(encoder="deep_set"), sizes).block("g")
+    assert (block.encoding, block.encoder) == ("encoder+free", "deep_set")
+
+
+# --- evidence -----------------------------------------------------------------------------------
+
+
+def test_evidence_names_the_blocks_between_and_the_levels() -> None:
+    plan = plan_of("three levels, additive", Family(encoding="encoder"))
+    top, batch, cask = (plan.block(name).evidence for name in ("globals", "batch", "cask"))
+    assert (top.hidden, batch.hidden, cask.hidden) == (("cask", "batch"), ("cask",), ())
+    assert top.factors[0].through == ("globals", "batch", "cask")
+    assert top.factors[0].levels == (("test",), ("cask",), ("batch",), ())
+    assert batch.factors[0].levels == (("test",), ("cask",), ("batch",))
+    assert cask.factors[0].levels == (("test",), ("cask",))
+    assert top.crossed == batch.crossed == cask.crossed == ()
+
+
+def test_evidence_on_crossed_plates() -> None:
+    """Given a joint block what crosses it is hidden; else the first one has the other crossed."""
+    joint = plan_of("crossed, rows").block("student").evidence
+    assert (joint.hidden, joint.crossed) == (("lecturer",), ())
+    apart = plan_of("crossed, rows", Family(joint_limit=0)).block("student").evidence
+    assert (apart.hidden, apart.crossed) == ((), ("lecturer",))
+
+
+def test_several_likelihoods_inform_one_block() -> None:
+    evidence = plan_of("intercept and slope").block("group").evidence
+    assert [f.observed for f in evidence.factors] == ["y", "survey"]
+
+
+def test_newton_steps_are_for_likelihoods_that_are_not_gaussian() -> None:
+    assert plan_of("county", Family(newton_steps=5)).block("county").evidence.newton_steps == 1
+    graph = PlateGraph(
+        [Plate("g")],
+        [
+            Latent("a", dist.Normal(0.0, 1.0), plates="g"),
+            Observed("y", lambda a: dist.Poisson(log_rate=a), plates="g"),
+        ],
+    )
+    evidence = lower(graph, Family(newton_steps=5), {"g": 2}).block("g").evidence
+    assert evidence.newton_steps == 5
+
+
+# --- flows and weights --------------------------------------------------------------------------
+
+
+def test_flows_of_few_copies_are_splines_and_of_many_affine() -> None:
+    plan = plan_of("county")
+    assert isinstance(plan.block("globals").flow, Chain)
+    assert isinstance(plan.block("county").flow, ConditionalAffine)
+    none = plan_of("county", Family(flow="none"))
+    assert {type(b.flow) for b in none.blocks} == {ConditionalAffine}
+    layers = plan_of("county", Family(flow="affine", layers=3)).block("county").flow
+    assert [type(b).__name__ for b in layers.bijectors] == [
+        *["MaskedAutoregressive"] * 3,
+        "ConditionalAffine",
+    ]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("encoding", ["auto", "free", "encoder", "encoder+free"])
+@pytest.mark.parametrize("encoder", ["natural", "deep_set"])
+def test_number_of_weights_is_what_a_run_allocates(model: str, encoding: Any, encoder: Any) -> None:
+    setup = Setup(bound(model), Family(encoding=encoding, encoder=encoder, hidden=3))
+    shared = sum(value.size for value in setup.params.values())
+    rows = sum(value.size for value in setup.tables.values())
+    assert setup.plan.num_weights == shared + rows
+    assert setup.plan.num_weights == sum(b.num_weights for b in setup.plan.blocks)
+
+
+# --- overrides ----------------------------------------------------------------------------------
+
+
+def test_an_override_changes_its_block_alone() -> None:
+    family = Family(overrides={"strength": {"encoding": "free"}, "effect": {"encoder": "deep_set"}})
+    plan = plan_of("three levels, centred", family)
+    assert (plan.block("cask").encoding, plan.block("cask").encoder) == ("free", None)
+    assert plan.block("batch").encoder == "deep_set"
+    flow = plan_of("county", Family(overrides={"mu": {"flow": "none"}})).block("globals").flow
+    assert isinstance(flow, ConditionalAffine)
+
+
+@pytest.mark.parametrize("name", ["nothing", "y", "floor"])
+def test_an_override_of_what_is_no_latent_is_refused(name: str) -> None:
+    with pytest.raises(FamilyError, match=f"'{name}' is not a latent of this graph"):
+        plan_of("county", Family(overrides={name: {"encoding": "free"}}))
+
+
+def test_latents_of_one_block_cannot_differ() -> None:
+    overrides = {"intercept": {"encoding": "free"}, "slope": {"encoding": "encoder"}}
+    with pytest.raises(FamilyError, match=r"'intercept', 'slope'.*one block.*structure='prior'"):
+        plan_of("intercept and slope", Family(overrides=overrides))
+    plan = plan_of("intercept and slope", Family(structure="prior", overrides=overrides))
+    assert plan.block("intercept").encoding == "free"
+    assert plan.block("slope").encoding == "encoder"
+
+
+# --- in print -----------------------------------------------------------------------------------
+
+
+def test_a_printed_plan_shows_blocks_alignments_gathers_scales_and_weights() -> None:
+    plan = plan_of("three levels, centred", batch={"batch": 2})
+    text = str(plan)
+    first = text.splitlines()[0]
+    assert first == (
+        f"GuidePlan: 13 latents, {plan.num_weights:,} weights; plates batch=3, cask=6, test=12"
+    )
+    for block in plan.blocks:
+        assert f"block {block.name} [" in text
+        assert f"{block.num_weights:,} weights" in text
+    for words in (
+        "block globals [no plates]: 1 x 4 latents",
+        "block cask [cask]: 6 x 1 latents, one density, shared by the copies",
+        "batch_scale on Positive, scale 1",
+        "strength on Real, scale 3/2 (batch)",
+        "<- effect (batch by membership of cask)",
+        "given globals, batch (batch by membership of cask)",
+        "encoding encoder+free (natural), table of 2 columns",
+        "evidence of y through cask",
+        "y: scale 3/2 (batch)",
+        "<- strength (cask by membership of test)",
+    ):
+        assert words in text, words
+
+
+def test_a_printed_plan_shows_joint_blocks_events_and_products_of_scales() -> None:
+    assert "joint over all copies" in str(plan_of("crossed, rows"))
+    text = str(plan_of("crossed, rows", batch={"student": 2, "lecturer": 3}))
+    assert "y: scale 3/2 (student) x 5/3 (lecturer)" in text
+    assert "skill[2] on Real, scale 5/3 (lecturer)" in text
+    # Two stages: so many rows of each owner, whose numbers differ.
+    text = str(plan_of("county", batch={"county": 2, "home": 3}))
+    assert "y: scale n/3 (home of each county) x 5/2 (county)" in text
+
+
+def test_a_plan_is_frozen_and_made_without_data() -> None:
+    graph = bound("county").graph
+    one = lower(graph, Family(), {"county": 85, "home": 919}, {"county": 10})
+    two = lower(graph, Family(), {"county": 85, "home": 919}, {"county": 10})
+    assert one.blocks == two.blocks
+    assert str(one) == str(two)
+    with pytest.raises(AttributeError):
+        one.blocks = ()  # type: ignore[misc]
