@@ -74,7 +74,8 @@ class Mixture(Spec):
         """Log sum_k weights_k exp(log_densities_k), elementwise over `[...]`."""
         weights, *terms = promote(self.weights, *log_densities)
         # A weight of 0 leaves its component out, without a NaN from the gradient of log 0.
-        log_weights = ops.log(ops.maximum(weights, 1e-37))
+        present = weights > 0.0
+        log_weights = ops.where(present, ops.log(ops.where(present, weights, 1.0)), -1e30)
         terms = [log_weights[..., k] + ops.maximum(t, -1e30) for k, t in enumerate(terms)]
         return ops.logsumexp(ops.stack(ops.broadcast_arrays(*terms), axis=-1), axis=-1)
 

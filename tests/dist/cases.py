@@ -54,7 +54,7 @@ CASES: dict[str, tuple[Spec, np.ndarray]] = {
     "flat": (dist.Flat(), REALS),
     "flat_simplex": (dist.Flat(support=dist.SIMPLEX), SHARES),
     "flat_matrix": (dist.Flat(support=dist.CORRELATION_CHOLESKY), CORRELATIONS),
-    "dirichlet": (dist.Dirichlet(np.array([1.0, 2.0, 0.5])), SHARES),
+    "dirichlet": (dist.Dirichlet(np.array([1.2, 2.0, 0.5])), SHARES),
     "multivariate_normal": (dist.MultivariateNormal(np.arange(3.0), FACTOR), POINTS),
     "lkj_cholesky": (dist.LKJCholesky(3, np.array([0.7, 1.0, 2.5])), CORRELATIONS),
     "bernoulli": (dist.Bernoulli(0.3), np.array([0.0, 1.0, 1.0])),

@@ -126,8 +126,9 @@ RULES: dict[type[Spec], Callable[[Any], npd.Distribution]] = {
     dist.LKJCholesky: lambda s: npd.LKJCholesky(s.dimension, s.concentration, **UNCHECKED),
     dist.Bernoulli: lambda s: npd.Bernoulli(s.probs, s.logits, **UNCHECKED),
     dist.Binomial: lambda s: npd.Binomial(_whole(s.total_count), s.probs, s.logits, **UNCHECKED),
-    dist.BetaBinomial: lambda s: npd.BetaBinomial(
-        s.concentration1, s.concentration0, _whole(s.total_count), **UNCHECKED
+    dist.BetaBinomial: lambda s: SpecDistribution(
+        s,
+        npd.BetaBinomial(s.concentration1, s.concentration0, _whole(s.total_count), **UNCHECKED),
     ),
     dist.Poisson: lambda s: SpecDistribution(
         s, npd.Poisson(jnp.exp(s.log_rate) if s.rate is None else s.rate, **UNCHECKED)
