@@ -144,7 +144,7 @@ class BlockPlan:
     @property
     def num_weights(self) -> int:
         """Trained numbers: shared weights and the rows of the free table."""
-        shared = sum(prod(spec.shape) for _, spec in self.parameters)
+        shared = sum(prod(spec.shape) for _, spec in self.parameters if spec.trainable)
         return shared + self.table_width * (1 if self.joint else self.copies)
 
 
@@ -201,10 +201,9 @@ class GuidePlan:
 def describe_block(plan: GuidePlan, block: BlockPlan) -> list[str]:
     """Lines that show one block: latents, alignments, context, encoding, flow and weights."""
     kind = "joint over all copies" if block.joint else "one density, shared by the copies"
-    lines = [
-        f"block {block.name} [{', '.join(block.plates) or 'no plates'}]: {block.copies:,} x "
-        f"{block.size} latents, {kind}, {block.num_weights:,} weights"
-    ]
+    plates = ", ".join(block.plates) or "no plates"
+    size = f"{block.copies:,} x {block.size} latents"
+    lines = [f"block {block.name} [{plates}]: {size}, {kind}, {block.num_weights:,} weights"]
     for slot in block.slots:
         variable = plan.graph.variables[slot.name]
         support = type(plan.graph.probe[slot.name].support).__name__

@@ -212,9 +212,13 @@ class Setup:
         self.params: dict[str, Array] = {}
         self.tables: dict[str, Array] = {}
         for block in self.plan.blocks:
-            initial = initial_parameters(dict(block.parameters), rng, np.float64)
-            for key, value in initial.items():
-                self.params[f"{block.name}/{key}"] = value + spread * rng.normal(size=value.shape)
+            specs = dict(block.parameters)
+            for key, value in initial_parameters(specs, rng, np.float64).items():
+                extra = spread * rng.normal(size=value.shape)
+                if not specs[key].trainable:
+                    # A reference is triangular with a positive diagonal.
+                    extra = np.tril(np.abs(extra)) if extra.ndim == 2 else np.abs(extra)
+                self.params[f"{block.name}/{key}"] = value + extra
             if block.table_width:
                 shape = (*(bound.sizes[p] for p in block.axes), block.table_width)
                 self.tables[block.name] = spread * rng.normal(size=shape)

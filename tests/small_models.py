@@ -292,6 +292,20 @@ def three_crossed() -> Model:
     return graph, Data({"y": rng(30).normal(size=12)}, {"row": members})
 
 
+def pair_in_two_orders() -> Model:
+    """Latents on the same two plates, the axes in either order: two blocks."""
+    graph = PlateGraph(
+        [Plate("a"), Plate("b")],
+        [
+            Latent("mu", dist.Normal(0.0, 2.0)),
+            Latent("u", lambda mu: dist.Normal(mu, 0.7), plates=("a", "b")),
+            Latent("v", lambda u: dist.Normal(0.8 * u, 0.5), plates=("b", "a"), event=2),
+            Observed("y", lambda v: dist.Normal(v, 0.6), plates=("a", "b"), event=2),
+        ],
+    )
+    return graph, Data({"y": rng(31).normal(size=(2, 3, 2))})
+
+
 MODELS: dict[str, Callable[[], Model]] = {
     "county": county,
     "county, missing": county_with_missing,
@@ -305,6 +319,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "crossed, own effects, dense": lambda: crossed_with_own_effects(True),
     "region over crossed": regions_crossed,
     "three crossed": three_crossed,
+    "two orders": pair_in_two_orders,
     "dependent within": dependent_within_a_block,
 }
 

@@ -86,7 +86,7 @@ def test_other_structures_have_a_block_for_each_variable(structure: str) -> None
         assert contexts == {"mu": [], "noise": [], "intercept": ["mu"], "slope": ["mu"]}
         assert all(block.whitened for block in plan.blocks)
     else:
-        assert contexts == dict.fromkeys(contexts, [])
+        assert contexts == {name: [] for name in contexts}
         assert not any(block.whitened for block in plan.blocks)
         assert all(block.evidence is None for block in plan.blocks)
         assert {b.flow for b in plan.blocks} == {ConditionalAffine(1, rank="diagonal")}
@@ -336,9 +336,14 @@ def test_flows_of_few_copies_are_splines_and_of_many_affine() -> None:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("encoding", ["auto", "free", "encoder", "encoder+free"])
 @pytest.mark.parametrize("encoder", ["natural", "deep_set"])
-def test_number_of_weights_is_what_a_run_allocates(model: str, encoding: Any, encoder: Any) -> None:
+def test_number_of_weights_is_what_a_run_trains(model: str, encoding: Any, encoder: Any) -> None:
     setup = Setup(bound(model), Family(encoding=encoding, encoder=encoder, hidden=3))
-    shared = sum(value.size for value in setup.params.values())
+    shared = sum(
+        setup.params[f"{block.name}/{key}"].size
+        for block in setup.plan.blocks
+        for key, spec in block.parameters
+        if spec.trainable
+    )
     rows = sum(value.size for value in setup.tables.values())
     assert setup.plan.num_weights == shared + rows
     assert setup.plan.num_weights == sum(b.num_weights for b in setup.plan.blocks)

@@ -32,6 +32,7 @@ EXACT = {
     "crossed, own effects, dense": ["row", "column", "row,column"],
     "region over crossed": ["region", "site", "year"],
     "three crossed": ["a", "b", "c"],
+    "two orders": ["a,b", "b,a"],
     "dependent within": ["group"],
 }
 CASES = [(model, block) for model, blocks in EXACT.items() for block in blocks]
