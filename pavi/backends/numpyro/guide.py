@@ -1,0 +1,100 @@
+"""A plan as a NumPyro guide; read beside `backends/tfp/guide.py`.
+
+The mathematics is `pavi.guide`'s. Here weights become `numpyro.param`, the base noise becomes
+auxiliary sites, and each latent a `Delta` that carries its part of log q, as in NumPyro's own
+guides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as npd
+
+from pavi.backends.numpyro.model import Layout, as_arrays
+from pavi.batch import Batch
+from pavi.guide import sample
+from pavi.plan import BlockPlan, GuidePlan
+from pavi.tables import table_rows
+
+Array = Any
+
+
+def make_guide(
+    plan: GuidePlan,
+    initial_weights: Mapping[str, np.ndarray],
+    initial_tables: Mapping[str, np.ndarray],
+    *,
+    prefix: str = "pavi",
+) -> Callable[[Batch], dict[str, Array]]:
+    """The plan as a guide for `make_model(plan.graph)`.
+
+    Args:
+        plan: the plan.
+        initial_weights: `{"block/...": array}`, the initial values of the params
+            `"{prefix}/block/..."`.
+        initial_tables: `{block: [copies + 1, columns]}`, those of the params
+            `"{prefix}/block/table"`.
+        prefix: begins the names of params and of auxiliary sites. The noise of a block is the
+            auxiliary site `"{prefix}/block"`.
+
+    Returns:
+        `guide(batch)`, which samples every latent and returns the sites' values by name.
+    """
+    layout = Layout.of(plan.graph)
+    fixed = {f"{b.name}/{k}" for b in plan.blocks for k, s in b.parameters if not s.trainable}
+
+    def guide(batch: Batch) -> dict[str, Array]:
+        batch = as_arrays(batch)
+        weights = {k: _param(f"{prefix}/{k}", v) for k, v in initial_weights.items()}
+        for name in fixed & weights.keys():
+            weights[name] = jax.lax.stop_gradient(weights[name])
+        rows: dict[str, Array] = {}
+        for name, initial in initial_tables.items():
+            table = _param(f"{prefix}/{name}/table", initial)
+            shape = [batch.index[plate].shape[0] for plate in plan.block(name).axes]
+            rows[name] = jnp.reshape(table[table_rows(plan, name, batch)], (*shape, -1))
+        noise: dict[str, Array] = {}
+        base_log_prob: dict[str, Array] = {}
+        for block in plan.blocks:
+            standard = npd.Normal().expand([block.dimension]).to_event(1)
+            with layout.rows(block.axes, batch):
+                auxiliary = {"is_auxiliary": True}
+                eps = numpyro.sample(f"{prefix}/{block.name}", standard, infer=auxiliary)
+            eps = layout.from_site(eps, block.axes, 1)
+            noise[block.name], base_log_prob[block.name] = eps[None], standard.log_prob(eps)
+        draw = sample(plan, weights, rows, noise, batch)
+        sites: dict[str, Array] = {}
+        for block in plan.blocks:
+            # log |d eps / d theta|: what the auxiliary sites have not counted of log q(theta)
+            density = draw.log_prob[block.name][0] - base_log_prob[block.name]
+            density = _per_copy(block, density, batch)
+            for slot in block.slots:
+                value = layout.to_site(draw.values[slot.name][0], block.plates)
+                log_density = layout.to_site(density, block.plates)
+                site = npd.Delta(value, log_density=log_density, event_dim=len(slot.event))
+                with layout.rows(block.plates, batch):
+                    sites[slot.name] = numpyro.sample(slot.name, site)
+                # The block has one density; its first latent carries it.
+                density = jnp.zeros_like(density)
+        return sites
+
+    return guide
+
+
+def _param(name: str, initial: np.ndarray) -> Array:
+    # `Predictive` passes the values it is given through as they are, be they NumPy's.
+    return jnp.asarray(numpyro.param(name, initial))
+
+
+def _per_copy(block: BlockPlan, density: Array, batch: Batch) -> Array:
+    """The density of each copy, `[*plates]`: a joint block's one number in equal parts."""
+    if not block.joint:
+        return density
+    sizes = [batch.index[plate].shape[0] for plate in block.plates]
+    return jnp.broadcast_to(density / block.copies, sizes)

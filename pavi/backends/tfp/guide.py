@@ -1,0 +1,222 @@
+"""A plan as a TFP surrogate posterior; read beside `backends/numpyro/guide.py`.
+
+The mathematics is `pavi.guide`'s. Here weights become `tf.Variable`s, and the latents the parts of
+a `tfd.JointDistribution`. Latents of one block are jointly dense, so that no part has a density of
+its own: sampling and evaluation of the whole are overridden, and what needs the parts one by one
+(`log_prob_parts`, `sample_distributions`, pinning) says that it is not available.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from pavi import guide
+from pavi.backends.tfp.model import as_tensors, with_one_lead
+from pavi.batch import Batch
+from pavi.plan import GuidePlan
+from pavi.tables import table_rows
+
+tfd = tfp.distributions
+
+Array = Any
+Variables = Mapping[str, "np.ndarray | tf.Variable"]
+
+
+class Part(tfd.Distribution):
+    """Shape, dtype and name of one latent; the density is the whole's."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: tf.DType, name: str) -> None:
+        parameters = dict(locals())
+        self.shape = self._no_dependency(shape)
+        super().__init__(
+            dtype=dtype,
+            reparameterization_type=tfd.FULLY_REPARAMETERIZED,
+            validate_args=False,
+            allow_nan_stats=True,
+            parameters=parameters,
+            name=name,
+        )
+
+    def _batch_shape(self) -> tf.TensorShape:
+        return tf.TensorShape([])
+
+    def _batch_shape_tensor(self) -> tf.Tensor:
+        return tf.zeros([0], tf.int32)
+
+    def _event_shape(self) -> tf.TensorShape:
+        return tf.TensorShape(self.shape)
+
+    def _event_shape_tensor(self) -> tf.Tensor:
+        return tf.constant(list(self.shape), tf.int32)
+
+
+class StaticAttributes(NamedTuple):
+    """What a joint distribution asks of its parts without running them, each a list by part."""
+
+    batch_shape: list[tf.TensorShape]
+    dtype: list[tf.DType]
+    event_shape: list[tf.TensorShape]
+    experimental_shard_axis_names: list[Any]
+    name: list[str]
+    reparameterization_type: list[Any]
+
+
+class SurrogatePosterior(tfd.JointDistribution):
+    """A guide on a batch: a dict of latents by name, `[*sample shape, *plates, *event]`.
+
+    Args:
+        plan: the plan.
+        weights: shared weights, `{"block/...": array}`; arrays become variables.
+        tables: free tables, `{block: [copies + 1, columns]}`, likewise.
+        batch: the rows that the latents are on, and the data that encoders read. On a reduced batch
+            `log_prob` counts every row for the N / N^r rows that it stands for (paper, eq. 8).
+        name: prefix of the variables' names.
+    """
+
+    def __init__(
+        self,
+        plan: GuidePlan,
+        weights: Variables,
+        tables: Variables,
+        batch: Batch,
+        name: str = "pavi",
+    ) -> None:
+        fixed = {f"{b.name}/{k}" for b in plan.blocks for k, s in b.parameters if not s.trainable}
+        self.weights = {
+            k: _variable(v, f"{name}/{k}", trainable=k not in fixed) for k, v in weights.items()
+        }
+        self.tables = {
+            k: _variable(v, f"{name}/{k}/table", trainable=True) for k, v in tables.items()
+        }
+        batch = as_tensors(batch)
+        self._plan, self._batch = plan, self._no_dependency(batch)
+        self._sizes = self._no_dependency({p: i.shape[0] for p, i in batch.index.items()})
+        self._run_dtype = next(iter((*self.weights.values(), *self.tables.values()))).dtype
+        self._parts = self._no_dependency(
+            [
+                Part(
+                    (*(self._sizes[p] for p in latent.plates), *latent.event),
+                    self._run_dtype,
+                    latent.name,
+                )
+                for latent in plan.graph.latents
+            ]
+        )
+        super().__init__(
+            dtype=None,
+            validate_args=False,
+            # A copy shares the variables.
+            parameters={
+                "plan": plan,
+                "weights": self.weights,
+                "tables": self.tables,
+                "batch": batch,
+                "name": name,
+            },
+            name=name,
+            batch_ndims=0,
+        )
+
+    def _model_flatten(self, xs: Any) -> tuple[Any, ...]:
+        return tuple(xs[part.name] for part in self._parts)
+
+    def _model_unflatten(self, xs: Iterable[Any]) -> dict[str, Any]:
+        return {part.name: x for part, x in zip(self._parts, xs, strict=True)}
+
+    def _get_single_sample_distributions(self, candidate_dists: Any = None) -> list[Part]:
+        return list(self._parts)
+
+    def _get_static_distribution_attributes(self, seed: Any = None) -> StaticAttributes:
+        return StaticAttributes(
+            *([getattr(p, field) for p in self._parts] for field in StaticAttributes._fields)
+        )
+
+    def _draw(self, sample_shape: Any, seed: Any, value: Any) -> tuple[guide.Draw, list[int]]:
+        """Draws `[S, *plates, *event]`, and the sample shape, whose product is S."""
+        if value is not None and any(x is not None for x in self._model_flatten(value)):
+            self._execute_model()
+        shape = tf.get_static_value(tf.convert_to_tensor(sample_shape, tf.int32))
+        if shape is None:
+            raise ValueError(f"{self.name}: the sample shape must be known when a graph is traced.")
+        shape = [int(size) for size in np.atleast_1d(shape)]
+        shapes = guide.noise_shapes(self._plan, prod(shape), self._sizes)
+        seeds = tfp.random.split_seed(tfp.random.sanitize_seed(seed), n=len(shapes))
+        noise = {
+            block: tf.random.stateless_normal(noise_shape, seed, dtype=self._run_dtype)
+            for seed, (block, noise_shape) in zip(seeds, shapes.items(), strict=True)
+        }
+        weights, rows = self._read()
+        return guide.sample(self._plan, weights, rows, noise, self._batch), shape
+
+    def _read(self) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """The weights, and the rows of the tables that are in the batch."""
+        rows = {}
+        for name, table in self.tables.items():
+            picked = tf.gather(table, table_rows(self._plan, name, self._batch))
+            sizes = [self._sizes[plate] for plate in self._plan.block(name).axes]
+            rows[name] = tf.reshape(picked, (*sizes, table.shape[-1]))
+        return {k: tf.convert_to_tensor(v) for k, v in self.weights.items()}, rows
+
+    def _shaped(self, draw: guide.Draw, shape: list[int]) -> dict[str, tf.Tensor]:
+        return self._model_unflatten(
+            tf.reshape(draw.values[part.name], (*shape, *part.shape)) for part in self._parts
+        )
+
+    def _sample_n(self, sample_shape: Any, seed: Any, value: Any = None) -> dict[str, tf.Tensor]:
+        return self._shaped(*self._draw(sample_shape, seed, value))
+
+    def _sample_and_log_prob(
+        self, sample_shape: Any, seed: Any, value: Any = None, **kwargs: Any
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        value = self._resolve_value(value=value, allow_partially_specified=True, **kwargs)
+        draw, shape = self._draw(sample_shape, seed, value)
+        log_q = guide.weighted_log_prob(self._plan, draw, self._batch)
+        return self._shaped(draw, shape), tf.reshape(log_q, shape)
+
+    def _log_prob(self, value: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        values, sample_shape = with_one_lead(self._plan.graph, value, self._run_dtype)
+        weights, rows = self._read()
+        draw = guide.log_prob(self._plan, weights, rows, values, self._batch)
+        return tf.reshape(guide.weighted_log_prob(self._plan, draw, self._batch), sample_shape)
+
+    def _unnormalized_log_prob(self, value: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        return self._log_prob(value)
+
+    def _execute_model(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NotImplementedError(
+            f"{self.name}: latents of one block are jointly dense, so that no part has a "
+            "distribution of its own. Use `sample`, `log_prob` and "
+            "`experimental_sample_and_log_prob` on all of them."
+        )
+
+
+def make_surrogate(
+    plan: GuidePlan, initial_weights: Variables, initial_tables: Variables, batch: Batch
+) -> SurrogatePosterior:
+    """The plan as a surrogate posterior with trainable variables.
+
+    Args:
+        plan: the plan.
+        initial_weights: initial values of the shared weights; variables are used as they are, so
+            that `make_surrogate(plan, other.weights, other.tables, batch)` is `other` on another
+            batch.
+        initial_tables: those of the free tables.
+        batch: the batch.
+
+    Returns:
+        A `tfd.JointDistribution` for `tfp.vi.fit_surrogate_posterior`, with
+        `make_joint_log_prob(plan.graph, batch)` for its target.
+    """
+    return SurrogatePosterior(plan, initial_weights, initial_tables, batch)
+
+
+def _variable(value: np.ndarray | tf.Variable, name: str, *, trainable: bool) -> tf.Variable:
+    if isinstance(value, tf.Variable):
+        return value
+    return tf.Variable(value, name=name, trainable=trainable)
