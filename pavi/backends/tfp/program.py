@@ -215,7 +215,8 @@ class TensorFlowProgram:
         gradients = tf.nest.map_structure(
             lambda g: tf.where(finite & tf.math.is_finite(g), g, tf.zeros_like(g)), gradients
         )
-        self._optimizer.learning_rate = rate.learning
+        # tf-keras holds the rate in float32 whatever the weights' dtype.
+        self._optimizer.learning_rate = tf.cast(rate.learning, self._optimizer.learning_rate.dtype)
         gradient = tf.concat([tf.reshape(gradients[0][name], [-1]) for name in self._shapes], 0)
         self._optimizer.apply_gradients([(gradient, state.weights)])
         average += rate.averaging * (state.weights - average)

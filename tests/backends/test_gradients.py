@@ -1,0 +1,198 @@
+"""Gradients of the ELBO on both backends: all there, the same, and untouched by padding."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import INSTALLED_BACKENDS
+from dist.oracle import log_prob as oracle
+from numpy.testing import assert_allclose
+from varied_models import CASES, Case, Problem, problem, rng
+from voices import Elbo
+
+from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, dist, objective
+from pavi.batch import Batch
+from pavi.subsampling import Sampler, Selection, gather
+
+SAMPLES = 3
+PATHS = {"path": 1.0, "total": None}
+# JAX compiles each of these.
+COMPILED = ("nested, free", "dense", "poisson")
+
+
+@cache
+def gradients(backend: str, name: str, kind: str) -> tuple[Any, ...]:
+    """The ELBO of a case and its gradients with respect to weights and rows."""
+    p = problem(CASES[name])
+    return Elbo(backend, p, PATHS[kind])(p.noise(SAMPLES))
+
+
+def trained(p: Problem) -> set[str]:
+    return {
+        f"{block.name}/{name}"
+        for block in p.plan.blocks
+        for name, spec in block.parameters
+        if spec.trainable
+    }
+
+
+@pytest.mark.parametrize(
+    ("backend", "name", "kind"),
+    [
+        (backend, name, kind)
+        for backend in INSTALLED_BACKENDS
+        for name in (CASES if backend == "tfp" else COMPILED)
+        for kind in (PATHS if backend == "tfp" or name == "nested, free" else ("path",))
+    ],
+)
+def test_every_weight_and_every_row_has_a_gradient(backend: str, name: str, kind: str) -> None:
+    p = problem(CASES[name])
+    _, weights, rows = gradients(backend, name, kind)
+    for weight, gradient in weights.items():
+        assert np.isfinite(gradient).all(), weight
+        # The reference of an affine map is set by the trainer, never by gradients.
+        assert gradient.any() == (weight in trained(p)), weight
+    for block, gradient in rows.items():
+        assert np.isfinite(gradient).all(), block
+        assert gradient.any(axis=-1).all(), f"a row of {block} has no gradient"
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_backends_have_the_same_gradient(name: str) -> None:
+    for module in ("jax", "tensorflow"):
+        pytest.importorskip(module)
+    (value, *first), (other, *second) = (gradients(b, name, "path") for b in INSTALLED_BACKENDS)
+    assert_allclose(value, other, rtol=1e-10)
+    for mine, theirs in zip(first, second, strict=True):
+        for key, gradient in mine.items():
+            scale = max(1.0, float(np.abs(gradient).max()))
+            assert_allclose(theirs[key], gradient, rtol=0, atol=1e-10 * scale, err_msg=key)
+
+
+def test_total_gradient_is_the_slope_of_the_elbo(backend: str) -> None:
+    p = problem(CASES["nested, free"])
+    _, weights, rows = gradients(backend, "nested, free", "total")
+    chosen = trained(p)
+    along = {n: rng(1).normal(size=w.shape) * (n in chosen) for n, w in p.weights.items()}
+    across = {n: rng(2).normal(size=r.shape) for n, r in p.rows.items()}
+
+    def elbo(step: float) -> float:
+        moved = {n: w + step * along[n] for n, w in p.weights.items()}
+        rows = {n: r + step * across[n] for n, r in p.rows.items()}
+        samples = objective.elbo_samples(p.plan, oracle, moved, rows, p.noise(SAMPLES), p.batch)
+        return float(np.mean(samples))
+
+    slope = sum(np.sum(weights[n] * along[n]) for n in along)
+    slope += sum(np.sum(rows[n] * across[n]) for n in across)
+    assert_allclose((elbo(1e-6) - elbo(-1e-6)) / 2e-6, slope, rtol=1e-5)
+
+
+def tiny() -> tuple[PlateGraph, Data]:
+    graph = PlateGraph(
+        [Plate("group")],
+        [
+            Latent("mu", dist.Normal(0.0, 1.0)),
+            Latent("theta", lambda mu: dist.Normal(mu, 0.5), plates="group"),
+            Observed("y", lambda theta: dist.Normal(theta, 0.7), plates="group"),
+        ],
+    )
+    return graph, Data({"y": np.array([0.3, -1.0])})
+
+
+def test_path_and_total_gradients_have_the_same_mean(backend: str) -> None:
+    p = problem(Case(tiny, Family(flow="none", hidden=3)))
+    path, half, total = (Elbo(backend, p, share) for share in (1.0, 0.5, None))
+    differences: dict[str, list[np.ndarray]] = {}
+    for seed in range(40):
+        noise = p.noise(200, seed)
+        value, *first = path(noise)
+        other, *second = total(noise)
+        assert_allclose(value, other, rtol=1e-12)
+        for mine, theirs in zip(first, second, strict=True):
+            for key, gradient in mine.items():
+                differences.setdefault(key, []).append(np.ravel(gradient - theirs[key]))
+    for key, found in differences.items():
+        error = np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
+        assert (np.abs(np.mean(found, axis=0)) <= 4.5 * error + 1e-12).all(), key
+    # A share in between is in between, draw by draw.
+    noise = p.noise(2)
+    for mine, theirs, middle in zip(
+        path(noise)[1:], total(noise)[1:], half(noise)[1:], strict=True
+    ):
+        for key, gradient in middle.items():
+            assert_allclose(gradient, (mine[key] + theirs[key]) / 2, atol=1e-10)
+
+
+def test_path_gradient_vanishes_where_the_guide_is_exact(backend: str) -> None:
+    # The potential of a linear Gaussian model is exact with the affine on top at the identity; the
+    # globals have their own exact conditional only if their free affine is set to it.
+    p = problem(Case(tiny, Family(flow="none", hidden=3, encoding="encoder")), scale=0.0)
+    _, weights, _ = Elbo(backend, p, 1.0)(p.noise(2))
+    for key, gradient in weights.items():
+        assert_allclose(gradient, np.zeros_like(gradient), atol=1e-10, err_msg=key)
+
+
+def drawn(p: Problem, seed: int) -> tuple[Batch, dict[str, np.ndarray]]:
+    """A batch of two counties with padded rows, and the rows of the tables in it."""
+    sampler = Sampler(p.bound, {"county": 2}, p.dtype)
+    selection = Selection(
+        *({k: v[0] for k, v in part.items()} for part in sampler.draw(rng(seed), 1))
+    )
+    batch = gather(p.bound.graph, p.batch, selection)
+    return batch, {n: rows[selection.index["county"]] for n, rows in p.rows.items()}
+
+
+def with_other_padding(p: Problem, batch: Batch) -> Batch:
+    """The same batch, with other numbers wherever a row is padding or a value is missing."""
+    values = dict(batch.values)
+    padding = batch.weights["home"] == 0
+    missing = padding | (batch.masks["y"] == 0)
+    assert padding.any()
+    assert (missing & ~padding).any()
+    values["y"] = np.where(missing, 7.3, values["y"])
+    values["floor"] = np.where(padding, -4.1, values["floor"])
+    members = dict(batch.members)
+    members["home/county"] = np.where(padding, 1, members["home/county"]).astype(np.int32)
+    return batch._replace(values=values, members=members)
+
+
+def longer(batch: Batch) -> Batch:
+    """The same batch, with three more padded homes."""
+
+    def more(x: np.ndarray, fill: float) -> np.ndarray:
+        return np.concatenate([x, np.full(3, fill, x.dtype)])
+
+    return batch._replace(
+        values={name: more(x, 2.2) for name, x in batch.values.items()},
+        masks={name: more(x, 1.0) for name, x in batch.masks.items()},
+        members={name: more(x, 1) for name, x in batch.members.items()},
+        index=dict(batch.index) | {"home": more(batch.index["home"], 11)},
+        weights=dict(batch.weights) | {"home": more(batch.weights["home"], 0.0)},
+    )
+
+
+@pytest.mark.parametrize("name", ["nested, missing", "nested, deep set"])
+def test_padding_changes_neither_elbo_nor_gradients(name: str, backend: str) -> None:
+    p = problem(CASES[name])
+    # Seeds whose counties hold missing values and leave rows to pad
+    batch, rows = next(
+        (batch, rows)
+        for batch, rows in (drawn(p, seed) for seed in range(20))
+        if (batch.weights["home"] == 0).any()
+        and ((batch.masks["y"] == 0) & (batch.weights["home"] > 0)).any()
+    )
+    noise = p.noise(SAMPLES, batch=batch)
+    run = Elbo(backend, p, 1.0)
+    value, *gradients = run(noise, rows, batch)
+    # Another shape is compiled anew: once is enough.
+    longest = longer(batch) if name == "nested, missing" else batch
+    for changed in (with_other_padding(p, batch), longest):
+        other, *others = run(noise, rows, changed)
+        assert_allclose(other, value, rtol=1e-12)
+        for mine, theirs in zip(gradients, others, strict=True):
+            for key, gradient in mine.items():
+                assert np.isfinite(theirs[key]).all()
+                assert_allclose(theirs[key], gradient, rtol=1e-9, atol=1e-11, err_msg=key)
