@@ -294,10 +294,10 @@ def _joint_columns(
         count = ops.shape(batch.index[q])[0]
         position = np.arange(count) if p == q else batch.members[f"{p}/{q}"]
         both = ops.expand_dims(both, first + axis)
-        shape = [1] * len(ops.shape(both))
-        shape[1 + block.plates.index(p)] = ops.shape(batch.index[p])[0]
-        shape[first + axis] = count
-        both = both * ops.reshape(ops.one_hot(position, count, like=both), tuple(shape))
+        axes = [1] * len(ops.shape(both))
+        axes[1 + block.plates.index(p)] = ops.shape(batch.index[p])[0]
+        axes[first + axis] = count
+        both = both * ops.reshape(ops.one_hot(position, count, like=both), tuple(axes))
     shape = ops.shape(both)
     last = len(shape) - 2
     both = ops.transpose(both, (*range(first), last, *range(first, last), last + 1))
