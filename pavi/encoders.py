@@ -4,7 +4,7 @@ Both give a Gaussian potential in the block's whitened coordinates. Its numbers 
 reference coordinates, those of the prior at the centre of the guide (all noise zero), so that the
 prior's m and s enter exactly wherever the parents are drawn (method.md, 4.3):
 
-    precision = R V V' R,    shift = R (eta - V V' t),    R = diag(s / s_c),  t = (m - m_c) / s_c
+    precision = R V V' R,    shift = R V V' (l - t),    R = diag(s / s_c),  t = (m - m_c) / s_c
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class PriorShift(NamedTuple):
 
 
 def potential_width(dimension: int) -> int:
-    """Numbers in a raw potential: eta, V's log-diagonal, V below the diagonal."""
+    """Numbers in a raw potential: its location, V's log-diagonal, V below the diagonal."""
     return 2 * dimension + dimension * (dimension - 1) // 2
 
 
 def table_width(dimension: int, context_size: int) -> int:
-    """Columns of a free table: a raw potential, and slopes in the context of eta and log diag V."""
+    """Columns of a free table: a raw potential, and slopes of location and log diag V."""
     return potential_width(dimension) + 2 * dimension * context_size
 
 
@@ -78,16 +78,17 @@ def free_potential(rows: Array, context: Array | None, size: int, prior: PriorSh
 
 def potential(raw: Array, size: int, prior: PriorShift) -> GaussianPotential:
     """A `GaussianPotential` from raw numbers `[..., potential_width]` in reference coordinates."""
-    eta = raw[..., :size]
+    location = raw[..., :size]
     diagonal = ops.exp(raw[..., size : 2 * size] + _LOG_DIAGONAL_START)
     if size == 1:
         square = ops.expand_dims(diagonal * diagonal, -1)
     else:
         lower = _lower(diagonal, raw[..., 2 * size :], size)
         square = ops.sum(ops.expand_dims(lower, -2) * ops.expand_dims(lower, -3), -1)
-    pulled = ops.sum(square * ops.expand_dims(prior.location, -2), -1)
+    # eta = V V' (location - t): a step of the location has one length, however firm the potential.
+    pull = ops.sum(square * ops.expand_dims(location - prior.location, -2), -1)
     precision = square * ops.expand_dims(prior.scale, -1) * ops.expand_dims(prior.scale, -2)
-    return GaussianPotential(precision, prior.scale * (eta - pulled))
+    return GaussianPotential(precision, prior.scale * pull)
 
 
 def _lower(diagonal: Array, packed: Array, size: int) -> Array:

@@ -40,11 +40,15 @@ class Draw(NamedTuple):
     Attributes:
         values: `{latent: [S, *plates, *event]}`.
         base: the standard normal noise behind them, `{block: [S, *axes, dimension]}`.
+        whitened: the whitened coordinates in between, `{block: [S, *axes, dimension]}`.
+        prior_log_det: log |d theta / d w| of whitening and links, `{block: [S, *axes]}`.
         log_prob: log q of each copy's vector, `{block: [S, *axes]}`.
     """
 
     values: dict[str, Array]
     base: dict[str, Array]
+    whitened: dict[str, Array]
+    prior_log_det: dict[str, Array]
     log_prob: dict[str, Array]
 
 
@@ -81,39 +85,55 @@ def sample(
         The draws, with their log density.
     """
     centre = _centre(plan, params, rows, noise, batch)
-    values: dict[str, Array] = {}
-    base: dict[str, Array] = {}
-    log_prob: dict[str, Array] = {}
+    draw = Draw({}, {}, {}, {}, {})
     for block in plan.blocks:
-        eps = noise[block.name]
-        given = _condition(plan, block, params, rows, values, base, centre, batch, eps)
+        eps, name = noise[block.name], block.name
+        given = _condition(plan, block, params, rows, draw, centre, batch, eps)
         w, log_det = _forward(block, given, eps)
-        drawn, log_det_prior = from_whitened(plan, block, split_copies(block, w, batch), values, batch)
+        copies = split_copies(block, w, batch)
+        values, log_det_prior = from_whitened(plan, block, copies, draw.values, batch)
+        draw.values.update(values)
+        draw.base[name], draw.whitened[name] = eps, w
+        draw.prior_log_det[name] = _total(block, log_det_prior)
         # log q(theta) = log N(eps; 0, I) - log |d theta / d eps|
-        log_prob[block.name] = (
-            _standard_normal(eps) - log_det - _total(block, log_det_prior)
-        )
-        values |= drawn
-        base[block.name] = eps
-    return Draw(values, base, log_prob)
+        draw.log_prob[name] = _standard_normal(eps) - log_det - draw.prior_log_det[name]
+    return draw
 
 
 def log_prob(
     plan: GuidePlan, params: Params, rows: Params, values: Mapping[str, Array], batch: Batch
 ) -> Draw:
     """Evaluates the guide at given values, `{latent: [S, *plates, *event]}`; see `sample`."""
-    first = values[plan.blocks[0].slots[0].name]
-    centre = _centre(plan, params, rows, {"": first}, batch)
-    base: dict[str, Array] = {}
-    out: dict[str, Array] = {}
+    whitened: dict[str, Array] = {}
+    prior_log_det: dict[str, Array] = {}
     for block in plan.blocks:
-        w, log_det_prior = to_whitened(plan, block, values, batch)
-        w = merge_copies(block, w)
-        given = _condition(plan, block, params, rows, values, base, centre, batch, w)
+        w, log_det = to_whitened(plan, block, values, batch)
+        whitened[block.name] = merge_copies(block, w)
+        prior_log_det[block.name] = -_total(block, log_det)
+    draw = Draw(dict(values), {}, whitened, prior_log_det, {})
+    return evaluate(plan, params, rows, draw, batch)
+
+
+def evaluate(plan: GuidePlan, params: Params, rows: Params, draw: Draw, batch: Batch) -> Draw:
+    """The guide's log density at a draw, whoever drew it.
+
+    The draw's own whitened coordinates are used: recovering them from the values would divide by the
+    prior's scale, and lose all digits where a group scale is drawn close to 0.
+    """
+    centre = _centre(plan, params, rows, draw.whitened, batch)
+    out = draw._replace(base={}, log_prob={})
+    for block in plan.blocks:
+        w = draw.whitened[block.name]
+        given = _condition(plan, block, params, rows, out, centre, batch, w)
         eps, log_det = _inverse(block, given, w)
-        out[block.name] = _standard_normal(eps) + log_det + _total(block, log_det_prior)
-        base[block.name] = eps
-    return Draw(dict(values), base, out)
+        if block.name in draw.base:
+            # The value is known to the last digit; only the gradient comes from the inverse.
+            eps = draw.base[block.name] + (eps - ops.stop_gradient(eps))
+        out.base[block.name] = eps
+        out.log_prob[block.name] = (
+            _standard_normal(eps) + log_det - draw.prior_log_det[block.name]
+        )
+    return out
 
 
 def weighted_log_prob(plan: GuidePlan, draw: Draw, batch: Batch) -> Array:
@@ -134,16 +154,19 @@ def _condition(
     block: BlockPlan,
     params: Params,
     rows: Params,
-    values: Mapping[str, Array],
-    base: Mapping[str, Array],
+    draw: Draw,
     centre: Draw | None,
     batch: Batch,
     like: Array,
 ) -> _Conditional:
-    """Gathers what a block's density depends on; `like` is `[S, *axes, dimension]`."""
+    """Gathers what a block's density depends on; `like` is `[S, *axes, dimension]`.
+
+    `draw` holds the earlier blocks.
+    """
+    values = draw.values
     prefix = f"{block.name}/"
     own = {k[len(prefix) :]: v for k, v in params.items() if k.startswith(prefix)}
-    context = _context(block, base, batch, like)
+    context = _context(block, draw.base, batch, like)
     potential: GaussianPotential | None = None
     residual: Array | None = None
     if block.encoder == "natural":
@@ -213,16 +236,15 @@ def _centre(
         return None
     sizes = {plate: ops.shape(index)[0] for plate, index in batch.index.items()}
     anchor = next(iter(like.values()))
-    values: dict[str, Array] = {}
-    base: dict[str, Array] = {}
-    draw = Draw(values, base, {})
+    draw = Draw({}, {}, {}, {}, {})
     for block in plan.blocks:
         shape = noise_shapes(plan, 1, sizes)[block.name]
         eps = ops.asarray(np.zeros(shape), like=anchor)
-        given = _condition(plan, block, params, rows, values, base, draw, batch, eps)
+        given = _condition(plan, block, params, rows, draw, draw, batch, eps)
         w, _ = _forward(block, given, eps)
-        values |= from_whitened(plan, block, split_copies(block, w, batch), values, batch)[0]
-        base[block.name] = eps
+        copies = split_copies(block, w, batch)
+        draw.values.update(from_whitened(plan, block, copies, draw.values, batch)[0])
+        draw.base[block.name] = eps
     return draw
 
 

@@ -11,7 +11,7 @@ from pavi.model import LogProb, log_terms
 from pavi.plan import GuidePlan
 
 Array = Any
-Gradient = Literal["path", "total"]
+Gradient = Literal["auto", "path", "total"]
 
 
 def elbo_samples(
@@ -22,7 +22,7 @@ def elbo_samples(
     noise: Mapping[str, Array],
     batch: Batch,
     *,
-    gradient: Gradient = "path",
+    path: Array | None = None,
 ) -> Array:
     """One-sample estimates of the reduced ELBO, one for each draw.
 
@@ -38,22 +38,27 @@ def elbo_samples(
         rows: rows of the free tables in the batch.
         noise: standard normal noise, `{block: [S, *axes, dimension]}`.
         batch: the batch.
-        gradient: `"path"` leaves out the score of q, whose mean is zero but whose noise is not
-            (arXiv 1703.09194): the gradient vanishes, draw by draw, where q is exact.
-            `"total"` differentiates everything. The value is the same.
+        path: share of the score of q that the gradient leaves out, between 0 and 1 (None for 0).
+            Its mean is zero but its noise is not (arXiv 1703.09194): with 1, the gradient vanishes,
+            draw by draw, where q is exact. With 0 everything is differentiated, which is the
+            steadier far from there: where q is too narrow, the path's gradient is all noise. The
+            value is the same.
 
     Returns:
         `[S]`.
     """
     draw = guide.sample(plan, params, rows, noise, batch)
     evaluated = draw
-    if gradient == "path":
-        fixed = {name: ops.stop_gradient(value) for name, value in params.items()}
-        fixed_rows = {name: ops.stop_gradient(value) for name, value in rows.items()}
-        evaluated = guide.log_prob(plan, fixed, fixed_rows, draw.values, batch)
+    if path is not None:
+        evaluated = guide.evaluate(plan, _held(params, path), _held(rows, path), draw, batch)
     log_q = guide.weighted_log_prob(plan, evaluated, batch)
     terms = log_terms(plan.graph, log_prob, draw.values, batch)
     log_p: Array = 0.0
     for term in terms.values():
         log_p = log_p + term
     return log_p - log_q
+
+
+def _held(params: Mapping[str, Array], share: Array) -> dict[str, Array]:
+    """The same numbers, that pass on `1 - share` of their gradient."""
+    return {name: x + share * (ops.stop_gradient(x) - x) for name, x in params.items()}

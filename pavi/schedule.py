@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pavi.backends.base import Rates
+from pavi.objective import Gradient
 
 CHUNK = 250
 WARM_UP = 100
@@ -22,6 +23,12 @@ MIN_STEPS, MAX_STEPS = 2000, 40_000
 # less than this many nats for each latent.
 STANDARD_ERRORS = 2.0
 NATS_PER_LATENT = 1e-4
+# The noise of the ELBO falls while the guide narrows down on the posterior: a fit whose noise has
+# fallen by this factor from one half of the records to the next is under way, however flat.
+QUIETER = 0.6
+# log p - log q is constant where q is exact; near it, its variance is of the order of the latents'
+# number. (With batches its scatter is mostly theirs.)
+SCATTER = 2.0
 
 
 @dataclass
@@ -68,28 +75,52 @@ def drift(history: History, windows: int = 4) -> tuple[float, float]:
     return rise, float(max(own, scatter))
 
 
-def judge(history: History, num_latents: int) -> Verdict:
-    """Whether the constant phase settled."""
+def judge(history: History, num_latents: int, *, whole: bool) -> Verdict:
+    """Whether the constant phase settled: it no longer rises, nor falls, nor grows quieter.
+
+    Args:
+        history: the ELBO so far.
+        num_latents: ground latents of the model.
+        whole: whether each step saw the whole model.
+    """
+    taken = int(history.step[-1]) if len(history.step) else 0
     if len(history.elbo) < 4:
-        return Verdict(False, f"{history.step[-1] if len(history.step) else 0} steps are too few "
-                       f"to tell; at least {4 * CHUNK} are needed")
+        return Verdict(False, f"{taken} steps are too few to tell; give at least {8 * CHUNK}")
     if not np.isfinite(history.elbo[-4:]).all():
         return Verdict(False, "the ELBO is not finite: look at the scale of the data and the priors")
     windows = min(4, len(history.elbo) // 2)
     rise, error = drift(history, windows)
     floor = NATS_PER_LATENT * num_latents
-    words = f"the ELBO moved by {rise:+.3g} +- {error:.2g} nats over the last {2 * windows * CHUNK} steps at full rate"
-    if rise < max(STANDARD_ERRORS * error, floor):
-        return Verdict(True, words)
-    return Verdict(False, f"{words}: it was still rising; give it more steps")
+    words = (
+        f"the ELBO moved by {rise:+.3g} +- {error:.2g} nats over the last "
+        f"{2 * windows * CHUNK} steps at full rate"
+    )
+    if rise > max(STANDARD_ERRORS * error, floor):
+        return Verdict(False, f"{words}: it was still rising; give it more steps")
+    late = history.elbo[-windows:].mean()
+    best = (history.elbo - 3.0 * history.elbo_se).max()
+    if late + 3.0 * error < best - floor:
+        return Verdict(False, f"{words}, after {best:,.4g}: it fell back; lower the learning rate")
+    quiet, loud = history.elbo_se[-windows:], history.elbo_se[-2 * windows : -windows]
+    if np.median(quiet) < QUIETER * np.median(loud):
+        return Verdict(False, f"{words}, and its noise was still falling; give it more steps")
+    scatter = float(np.median(history.elbo_se[-windows:])) * np.sqrt(CHUNK)
+    if whole and scatter > SCATTER * np.sqrt(num_latents):
+        return Verdict(
+            False,
+            f"{words}, but its draws scatter by {scatter:.3g} nats, more than a guide near the "
+            "posterior would; give it more steps, or a richer family",
+        )
+    return Verdict(True, words)
 
 
 class Schedule:
     """Rates of each step, for a number of steps known beforehand or found on the way."""
 
-    def __init__(self, steps: int | str, learning_rate: float) -> None:
+    def __init__(self, steps: int | str, learning_rate: float, gradient: Gradient) -> None:
         self._peak = learning_rate
         self._automatic = steps == "auto"
+        self._gradient = gradient
         self._constant = MAX_STEPS if isinstance(steps, str) else max(1, int(0.5 * steps))
         self._total = None if isinstance(steps, str) else steps
         self._taken = 0
@@ -112,13 +143,13 @@ class Schedule:
     def settle(self) -> None:
         """Ends the constant phase of an automatic schedule: cool down over as many steps."""
         self._constant = self._taken
-        self._total = self._taken + max(MIN_STEPS // 2, self._taken // 2)
+        self._total = self._taken + max(MIN_STEPS // 2, self._taken)
 
-    def consider(self, history: History, num_latents: int) -> None:
+    def consider(self, history: History, num_latents: int, *, whole: bool) -> None:
         """Ends an automatic schedule's constant phase where the ELBO has settled."""
         if not self._automatic or self._total is not None or self._taken < MIN_STEPS // 2:
             return
-        if self._taken >= MAX_STEPS or judge(history, num_latents).converged:
+        if self._taken >= MAX_STEPS or judge(history, num_latents, whole=whole).converged:
             self.settle()
 
     def next_rates(self) -> tuple[Rates, int]:
@@ -139,5 +170,6 @@ class Schedule:
             place = step - (self._constant + length // 2) + 1
             averaging = np.where(place >= 1, 1.0 / np.maximum(place, 1), 0.0)
         real = np.arange(CHUNK) < count
+        path = np.full(CHUNK, float(self.cooling if self._gradient == "auto" else self._gradient == "path"))
         self._taken += count
-        return Rates(np.where(real, learning, 0.0), np.where(real, averaging, 0.0)), count
+        return Rates(np.where(real, learning, 0.0), np.where(real, averaging, 0.0), path), count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -20,11 +21,14 @@ from pavi.family import Family
 from pavi.graph import PlateGraph
 from pavi.lowering import lower
 from pavi.objective import Gradient
+from pavi.plan import GuidePlan
 from pavi.posterior import Posterior
 from pavi.schedule import CHUNK, History, Schedule, judge
 from pavi.subsampling import Sampler, Selection, check_batch, full_batch
 
-DEFAULT_LEARNING_RATE = 0.01
+DEFAULT_LEARNING_RATE = 0.02
+# Small models are cheap: more draws a step make it quieter at hardly any cost.
+_MAX_PARTICLES, _PARTICLE_NUMBERS = 8, 50_000
 
 
 class Trainer:
@@ -36,9 +40,11 @@ class Trainer:
         backend: `"numpyro"` or `"tfp"`; None to look at the plan only.
         family: the variational family, `Family()` by default.
         batch: reduced cardinalities by plate, e.g. `{"county": 64}`; None for the full model.
-        num_particles: draws of the guide at each step.
+        num_particles: draws of the guide at each step; by default 1, and up to 8 where the
+            batch is small.
         learning_rate: Adam's rate at its peak.
-        gradient: `"path"` or `"total"`, see `pavi.objective`.
+        gradient: `"path"`, `"total"` (see `pavi.objective`), or `"auto"`: total while the ELBO
+            rises, path in the cool-down.
         seed: seed of weights, batches and noise; the same seed gives the same bits.
         dtype: `"float32"` or `"float64"`.
 
@@ -55,17 +61,19 @@ class Trainer:
         backend: str | None,
         family: Family | None = None,
         batch: Mapping[str, int] | None = None,
-        num_particles: int = 1,
+        num_particles: int | None = None,
         learning_rate: float = DEFAULT_LEARNING_RATE,
-        gradient: Gradient = "path",
+        gradient: Gradient = "auto",
         seed: int = 0,
         dtype: Literal["float32", "float64"] = "float32",
     ) -> None:
         if dtype not in ("float32", "float64"):
             raise PaviError(f"dtype={dtype!r}: expected 'float32' or 'float64'.")
-        if gradient not in ("path", "total"):
-            raise PaviError(f"gradient={gradient!r}: expected 'path' or 'total'.")
-        if not isinstance(num_particles, int) or num_particles < 1:
+        if gradient not in ("auto", "path", "total"):
+            raise PaviError(f"gradient={gradient!r}: expected 'auto', 'path' or 'total'.")
+        if num_particles is not None and (
+            not isinstance(num_particles, int) or num_particles < 1
+        ):
             raise PaviError(f"num_particles={num_particles!r}: expected a positive integer.")
         if not learning_rate > 0:
             raise PaviError(f"learning_rate={learning_rate!r}: expected a positive number.")
@@ -75,7 +83,10 @@ class Trainer:
         # A plate named at its full size is not subsampled.
         batch = {p: n for p, n in (batch or {}).items() if n < self.data.sizes[p]}
         self.plan = lower(graph, family or Family(), self.data.sizes, batch, standards(self.data))
-        self._settings = Settings(num_particles, gradient, dtype)
+        sampler = Sampler(self.data, batch, dtype) if batch else None
+        self._sampler = sampler
+        sizes = sampler.sizes if sampler else self.data.sizes
+        self._settings = Settings(num_particles or _particles(self.plan, sizes), gradient, dtype)
         self._learning_rate, self._seed = learning_rate, seed
 
     def initial(self) -> tuple[Arrays, Arrays]:
@@ -91,6 +102,15 @@ class Trainer:
                     block.copies, block.table_width, self._settings.dtype
                 )
         return weights, tables
+
+    def _rebased(self, weights: Arrays) -> Arrays:
+        """Weights of the same guide, in which a step fits the posterior's present scale."""
+        out = dict(weights)
+        for block in self.plan.blocks:
+            prefix = f"{block.name}/flow/"
+            own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+            out |= {prefix + name: value for name, value in block.flow.rebase(own).items()}
+        return out
 
     def fit(self, steps: int | Literal["auto"] = "auto", *, progress: bool = True) -> Posterior:
         """Trains and returns the posterior.
@@ -111,10 +131,10 @@ class Trainer:
         dtype = self._settings.dtype
         program = self._adapter.program(self.plan, full_batch(self.data, dtype), self._settings)
         program.initialise(*self.initial(), self._seed)
-        schedule, history = Schedule(steps, self._learning_rate), History()
+        schedule, history = Schedule(steps, self._learning_rate, self._settings.gradient), History()
         constant: History | None = None
         rng = np.random.default_rng([self._seed, 1])
-        sampler = Sampler(self.data, self.plan.batch, dtype) if self.plan.batch else None
+        sampler = self._sampler
         with ThreadPoolExecutor(1) as host, _bar(schedule.expected, progress) as bar:
 
             def draw() -> Selection | None:
@@ -127,11 +147,14 @@ class Trainer:
                 upcoming = host.submit(draw)
                 rates, count = schedule.next_rates()
                 history.append(program.run(selection, rates)[:count])
-                schedule.consider(history, self.plan.num_latents)
+                schedule.consider(history, self.plan.num_latents, whole=sampler is None)
+                if not schedule.cooling or constant is None:
+                    # Averaging needs one basis, so the last change of it is before the cool-down.
+                    program.rebase(self._rebased)
                 if schedule.cooling and constant is None:
                     constant = History(history.step, history.elbo, history.elbo_se)
                 _show(bar, history, schedule, count)
-        verdict = judge(constant or history, self.plan.num_latents)
+        verdict = judge(constant or history, self.plan.num_latents, whole=sampler is None)
         weights, tables = program.weights(averaged=True)
         return Posterior(
             plan=self.plan,
@@ -155,9 +178,9 @@ def fit(
     family: Family | None = None,
     batch: Mapping[str, int] | None = None,
     steps: int | Literal["auto"] = "auto",
-    num_particles: int = 1,
+    num_particles: int | None = None,
     learning_rate: float = DEFAULT_LEARNING_RATE,
-    gradient: Gradient = "path",
+    gradient: Gradient = "auto",
     seed: int = 0,
     dtype: Literal["float32", "float64"] = "float32",
     progress: bool = True,
@@ -171,9 +194,10 @@ def fit(
         family: the variational family.
         batch: reduced cardinalities by plate, e.g. `{"county": 64}`.
         steps: number of steps, or `"auto"`.
-        num_particles: draws of the guide at each step.
+        num_particles: draws of the guide at each step; by default 1, and up to 8 where the
+            batch is small.
         learning_rate: Adam's rate at its peak.
-        gradient: `"path"` or `"total"`.
+        gradient: `"auto"`, `"path"` or `"total"`.
         seed: seed of everything random.
         dtype: `"float32"` or `"float64"`.
         progress: whether to show a progress bar.
@@ -197,6 +221,13 @@ def fit(
         dtype=dtype,
     )
     return trainer.fit(steps, progress=progress)
+
+
+def _particles(plan: GuidePlan, sizes: Mapping[str, int]) -> int:
+    """Draws a step: as many as keep it small, by the numbers that one of them takes."""
+    variables = (*plan.graph.latents, *plan.graph.observed)
+    numbers = sum(prod((*(sizes[p] for p in v.plates), *v.event)) for v in variables)
+    return int(np.clip(_PARTICLE_NUMBERS // numbers, 1, _MAX_PARTICLES))
 
 
 def standards(data: BoundData) -> dict[str, tuple[float, float]]:

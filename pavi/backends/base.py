@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -26,7 +26,7 @@ class Settings:
 
     Args:
         num_particles: draws of the guide at each step.
-        gradient: `"path"` or `"total"`.
+        gradient: `"total"` compiles no evaluation of q apart from the draw; else `Rates.path` rules.
         dtype: `"float32"` or `"float64"`.
     """
 
@@ -41,10 +41,12 @@ class Rates(NamedTuple):
     Attributes:
         learning: learning rate.
         averaging: weight of the new iterate in the running average; 0 leaves the average alone.
+        path: share of the score of q that the gradient leaves out, see `objective`.
     """
 
     learning: np.ndarray
     averaging: np.ndarray
+    path: np.ndarray
 
 
 class Program(Protocol):
@@ -55,6 +57,9 @@ class Program(Protocol):
 
     def run(self, selection: Selection | None, rates: Rates) -> np.ndarray:
         """Takes `len(rates.learning)` steps; returns the ELBO estimate of each."""
+
+    def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
+        """Re-expresses the weights on the host; the dense optimizer starts at rest again."""
 
     def weights(self, *, averaged: bool) -> tuple[Arrays, Arrays]:
         """Weights (the running average or the last iterate) and tables."""

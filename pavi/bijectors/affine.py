@@ -18,22 +18,22 @@ SMALL = 8
 
 @dataclass(frozen=True)
 class ConditionalAffine(Bijector):
-    """Affine map `y = loc(c) + L(c) (x + shift)`, L lower triangular with a positive diagonal.
+    """Affine map `y = r + R (loc + L (change(c) + M(c) x))`, triangular with a positive diagonal.
 
-    `loc`, the logarithm of L's diagonal and (`rank="full"`) its entries below the diagonal are each
-    a free vector, plus a linear function of the context, plus a one-layer tanh network of it where
-    `hidden > 0`. All the last layers start at zero, so that the map starts as the identity.
+    `loc` and L are free. `change(c)` and M(c), which starts as the identity, are a linear function
+    of the context, plus a one-layer tanh network of it where `hidden > 0`; their last layers start
+    at zero, so that the map starts as a scaling by `exp(initial_log_scale)`.
 
-    Two location parameters, because one is ill conditioned. A gradient step on `loc` moves y on the
-    scale of y itself, that of the prior: right early, when the posterior is far away. A step on
-    `shift` moves y by L times as much, on the posterior's own scale and along its own axes: right
-    late, when L has learned that the posterior is narrow, and correlated (there, steps on `loc`
-    alone would have to be as small as the narrowest direction demands while the widest still has
-    far to go). `L shift` with a fixed L reaches every location, so the family is the same.
+    r and R are a reference that gradients leave alone. A gradient step of a given length moves y on
+    the scale of R: right early, when R is the prior's scale and the posterior is far away, but not
+    late, when the posterior is narrow and correlated and the step would have to be as short as its
+    narrowest direction. `rebase` therefore folds `loc` and L into the reference now and then, which
+    leaves the map as it is: the next steps are taken on the posterior's own scale, along its axes.
     """
 
     hidden: int = 0
     rank: Literal["full", "diagonal"] = "full"
+    initial_log_scale: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,9 +54,18 @@ class ConditionalAffine(Bijector):
 
     def parameter_specs(self) -> dict[str, ParameterSpec]:
         size, packed = self.size, self._packed_size
-        specs = {name: ParameterSpec((size,)) for name in ("loc", "shift", "log_diagonal")}
+        specs = {
+            "loc": ParameterSpec((size,)),
+            "log_diagonal": ParameterSpec((size,), "constant", self.initial_log_scale),
+        }
         if packed:
             specs["off_diagonal"] = ParameterSpec((packed,))
+        specs["reference_loc"] = ParameterSpec((size,), trainable=False)
+        specs["reference_scale"] = (
+            ParameterSpec((size, size), "eye", trainable=False)
+            if packed
+            else ParameterSpec((size,), "constant", 1.0, trainable=False)
+        )
         width = 2 * size + packed
         if self.context_size:
             specs["context_weight"] = ParameterSpec((self.context_size, width))
@@ -70,42 +79,93 @@ class ConditionalAffine(Bijector):
         return specs
 
     def _forward(self, params: Params, x: Array, context: Any) -> tuple[Array, Array]:
-        loc, log_diagonal, packed = self._coefficients(params, context)
-        z = x + params["shift"]
-        # y = loc + diag(L) z + (L - diag(L)) z
-        y = loc + ops.exp(log_diagonal) * z
-        if packed is not None:
-            y = y + _product(strictly_lower(packed, self.size), z)
-        return y, ops.sum(log_diagonal, -1)
+        reference_loc, reference_scale = _reference(params)
+        log_det = ops.sum(params["log_diagonal"], -1) + _log_diagonal(reference_scale)
+        if context is not None:
+            # x <- change(c) + M(c) x
+            change, log_diagonal, packed = self._conditioned(params, context)
+            moved = ops.exp(log_diagonal) * x
+            if packed is not None:
+                moved = moved + _product(strictly_lower(packed, self.size), x)
+            x, log_det = change + moved, log_det + ops.sum(log_diagonal, -1)
+        # x <- loc + L x
+        moved = ops.exp(params["log_diagonal"]) * x
+        if self._packed_size:
+            moved = moved + _product(strictly_lower(params["off_diagonal"], self.size), x)
+        x = params["loc"] + moved
+        # y = r + R x
+        scaled = _product(reference_scale, x) if self._packed_size else reference_scale * x
+        return reference_loc + scaled, log_det
 
     def _inverse(self, params: Params, y: Array, context: Any) -> tuple[Array, Array]:
-        loc, log_diagonal, packed = self._coefficients(params, context)
-        centred = y - loc
-        if packed is None:
-            z = centred * ops.exp(-log_diagonal)
-        else:
-            diagonal = ops.expand_dims(ops.exp(log_diagonal), -1)
-            identity = ops.asarray(np.eye(self.size), like=diagonal)
-            z = _solve(strictly_lower(packed, self.size) + diagonal * identity, centred)
-        return z - params["shift"], -ops.sum(log_diagonal, -1)
-
-    def _coefficients(self, params: Params, context: Any) -> tuple[Array, Array, Array | None]:
-        """Returns loc `[..., d]`, log diagonal `[..., d]`, L packed `[..., d (d - 1) / 2]`."""
-        loc, log_diagonal = params["loc"], params["log_diagonal"]
+        reference_loc, reference_scale = _reference(params)
+        log_det = ops.sum(params["log_diagonal"], -1) + _log_diagonal(reference_scale)
+        x = y - reference_loc
+        x = _solve(reference_scale, x) if self._packed_size else x / reference_scale
         packed = params["off_diagonal"] if self._packed_size else None
-        if context is None:
-            return loc, log_diagonal, packed
-        change = linear(context, params["context_weight"])
+        x = self._unscaled(x - params["loc"], params["log_diagonal"], packed)
+        if context is not None:
+            change, log_diagonal, packed = self._conditioned(params, context)
+            x = self._unscaled(x - change, log_diagonal, packed)
+            log_det = log_det + ops.sum(log_diagonal, -1)
+        return x, -log_det
+
+    def rebase(self, params: Params) -> dict[str, np.ndarray]:
+        """The same map around another reference; NumPy weights in and out.
+
+        `loc` is folded into r. R becomes the present scale R L, made longer by the way that the
+        location has come since the last time, as in an evolution strategy: one that is far from
+        home takes long steps, one that is there takes steps of the posterior's own size.
+        """
+        out = {name: np.asarray(value) for name, value in params.items()}
+        scale, loc = out["reference_scale"].astype(np.float64), out["loc"]
+        free = np.exp(out["log_diagonal"].astype(np.float64))
+        if self._packed_size:
+            way = scale @ loc
+            present = scale @ (np.diag(free) + strictly_lower(out["off_diagonal"], self.size))
+            # R R' = (R L)(R L)' + way way'
+            reference = np.linalg.cholesky(present @ present.T + np.outer(way, way))
+            left = np.linalg.solve(reference, present)
+            free = np.diag(left)
+            out["off_diagonal"] = _packed(left, self.size)
+        else:
+            way, present = scale * loc, scale * free
+            reference = np.sqrt(present**2 + way**2)
+            free = present / reference
+        out["reference_loc"] = out["reference_loc"] + way
+        out["reference_scale"], out["log_diagonal"] = reference, np.log(free)
+        out["loc"] = np.zeros_like(loc)
+        return {name: value.astype(np.asarray(params[name]).dtype) for name, value in out.items()}
+
+    def _unscaled(self, x: Array, log_diagonal: Array, packed: Array | None) -> Array:
+        if packed is None:
+            return x * ops.exp(-log_diagonal)
+        diagonal = ops.expand_dims(ops.exp(log_diagonal), -1)
+        identity = ops.asarray(np.eye(self.size), like=diagonal)
+        return _solve(strictly_lower(packed, self.size) + diagonal * identity, x)
+
+    def _conditioned(self, params: Params, context: Any) -> tuple[Array, Array, Array | None]:
+        """change(c) `[..., d]`, M's log diagonal `[..., d]` and its rest, packed."""
+        out = linear(context, params["context_weight"])
         if self.hidden:
-            # change(c) = W c + V tanh(U c + b)
+            # W c + V tanh(U c + b)
             hidden = ops.tanh(linear(context, params["hidden_weight"]) + params["hidden_bias"])
-            change = change + linear(hidden, params["output_weight"])
+            out = out + linear(hidden, params["output_weight"])
         size = self.size
-        loc = loc + change[..., :size]
-        log_diagonal = log_diagonal + change[..., size : 2 * size]
-        if packed is not None:
-            packed = packed + change[..., 2 * size :]
-        return loc, log_diagonal, packed
+        packed = out[..., 2 * size :] if self._packed_size else None
+        return out[..., :size], out[..., size : 2 * size], packed
+
+
+def _reference(params: Params) -> tuple[Array, Array]:
+    return ops.stop_gradient(params["reference_loc"]), ops.stop_gradient(params["reference_scale"])
+
+
+def _log_diagonal(scale: Array) -> Array:
+    """log |R| of a triangular matrix `[d, d]` or of a diagonal one `[d]`."""
+    shape = ops.shape(scale)
+    if len(shape) == 2:
+        scale = ops.sum(ops.where(np.eye(shape[0], dtype=bool), scale, 0.0), -1)
+    return ops.sum(ops.log(scale), -1)
 
 
 def strictly_lower(packed: Array, size: int) -> Array:
@@ -122,6 +182,15 @@ def strictly_lower(packed: Array, size: int) -> Array:
     column = ops.zeros_like(triangle[..., :1])
     rows = ops.concat([triangle, column], -1)
     return ops.concat([ops.zeros_like(rows[..., :1, :]), rows], -2)
+
+
+def _packed(matrix: np.ndarray, size: int) -> np.ndarray:
+    """The entries below the diagonal, in the order that `strictly_lower` unpacks."""
+    count = size * (size - 1) // 2
+    places = strictly_lower(np.arange(1.0, count + 1.0), size)
+    out = np.zeros(count)
+    out[places[places > 0].astype(int) - 1] = matrix[places > 0]
+    return out
 
 
 def _product(matrix: Array, vector: Array) -> Array:

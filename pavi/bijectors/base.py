@@ -19,16 +19,20 @@ from pavi.errors import FamilyError, PaviError
 
 Array: TypeAlias = Any
 Params: TypeAlias = Mapping[str, Array]
-Initializer: TypeAlias = Literal["zeros", "normal", "eye"]
+Initializer: TypeAlias = Literal["zeros", "normal", "eye", "constant"]
 
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """Shape and initial law of one weight: zeros, `scale * N(0, 1)`, or `scale * eye`."""
+    """Shape and initial law of one weight: zeros, `scale * N(0, 1)`, `scale * eye`, or `scale`.
+
+    A weight that is not `trainable` is set by `Bijector.rebase` alone, and gets no gradient.
+    """
 
     shape: tuple[int, ...]
     init: Initializer = "zeros"
     scale: float = 1.0
+    trainable: bool = True
 
 
 def initial_parameters(
@@ -44,6 +48,8 @@ def initial_parameters(
             value = np.zeros(spec.shape)
         elif spec.init == "normal":
             value = spec.scale * rng.standard_normal(spec.shape)
+        elif spec.init == "constant":
+            value = np.full(spec.shape, spec.scale)
         elif spec.init == "eye":
             if len(spec.shape) < 2:
                 raise FamilyError(
@@ -54,7 +60,7 @@ def initial_parameters(
             value = np.broadcast_to(spec.scale * np.eye(rows, columns), spec.shape)
         else:
             raise FamilyError(
-                f"Expected init 'zeros', 'normal' or 'eye' for parameter '{name}'; "
+                f"Expected init 'zeros', 'normal', 'eye' or 'constant' for parameter '{name}'; "
                 f"got {spec.init!r}."
             )
         parameters[name] = np.array(value, dtype=dtype)
@@ -116,6 +122,10 @@ class Bijector(ABC):
         self._check(params, y, context)
         x, log_det = self._inverse(params, y, context)
         return x, ops.broadcast_to(log_det, ops.shape(x)[:-1])
+
+    def rebase(self, params: Params) -> dict[str, np.ndarray]:
+        """Weights of the same map, re-expressed so that gradient steps fit its present scale."""
+        return {name: np.asarray(value) for name, value in params.items()}
 
     def _check(self, params: Params, x: Array, context: Any) -> None:
         for name, spec in self.parameter_specs().items():
@@ -188,6 +198,13 @@ class Chain(Bijector):
             f"{index}/{name}": spec
             for index, bijector in enumerate(self.bijectors)
             for name, spec in bijector.parameter_specs().items()
+        }
+
+    def rebase(self, params: Params) -> dict[str, np.ndarray]:
+        return {
+            f"{index}/{name}": value
+            for index, bijector in enumerate(self.bijectors)
+            for name, value in bijector.rebase(self._own_parameters(params, index)).items()
         }
 
     def _forward(self, params: Params, x: Array, context: Any) -> tuple[Array, Array]:

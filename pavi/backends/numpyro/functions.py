@@ -31,9 +31,7 @@ class JaxFunctions:
             return guide.weighted_log_prob(plan, draw, batch)
 
         def elbo(weights: Any, rows: Any, noise: Any, batch: Batch) -> Any:
-            return objective.elbo_samples(
-                plan, log_prob, weights, rows, noise, batch, gradient="total"
-            )
+            return objective.elbo_samples(plan, log_prob, weights, rows, noise, batch)
 
         self._sample, self._log_q, self._elbo = jax.jit(sample), jax.jit(log_q), jax.jit(elbo)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -63,6 +64,19 @@ class JaxProgram:
             self._state, elbo = self._run(self._state, self._full, selection, rates)
             return np.asarray(elbo, np.float64)
 
+    def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
+        """Re-expresses the weights on the host; the dense optimizer starts at rest again."""
+        if self._state is None:
+            raise RuntimeError("initialise() comes before rebase().")
+        with precision(self._settings.dtype):
+            host = function(jax.tree.map(np.asarray, self._state.weights))
+            weights = jax.tree.map(jnp.asarray, host)
+            self._state = self._state._replace(
+                weights=weights,
+                average=jax.tree.map(jnp.copy, weights),
+                optimizer=self._optimizer.init(weights),
+            )
+
     def weights(self, *, averaged: bool) -> tuple[Arrays, Arrays]:
         """Weights (the running average or the last iterate) and tables."""
         if self._state is None:
@@ -107,7 +121,7 @@ class JaxProgram:
                 shaped,
                 noise,
                 batch,
-                gradient=self._settings.gradient,
+                path=None if self._settings.gradient == "total" else rate.path,
             ).mean()
             return -elbo, elbo
 

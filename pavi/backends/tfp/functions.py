@@ -29,9 +29,7 @@ class TensorFlowFunctions:
             return guide.weighted_log_prob(plan, draw, batch)
 
         def elbo(weights: Any, rows: Any, noise: Any, batch: Batch) -> Any:
-            return objective.elbo_samples(
-                plan, log_prob, weights, rows, noise, batch, gradient="total"
-            )
+            return objective.elbo_samples(plan, log_prob, weights, rows, noise, batch)
 
         self._sample, self._log_q, self._elbo = (
             tf.function(function, autograph=False, jit_compile=True)
