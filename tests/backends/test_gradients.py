@@ -45,7 +45,7 @@ def trained(p: Problem) -> set[str]:
         (backend, name, kind)
         for backend in INSTALLED_BACKENDS
         for name in (CASES if backend == "tfp" else COMPILED)
-        for kind in (PATHS if backend == "tfp" or name == "nested, free" else ("path",))
+        for kind in (PATHS if backend == "tfp" or name == "poisson" else ("path",))
     ],
 )
 def test_every_weight_and_every_row_has_a_gradient(backend: str, name: str, kind: str) -> None:
@@ -73,8 +73,8 @@ def test_backends_have_the_same_gradient(name: str) -> None:
 
 
 def test_total_gradient_is_the_slope_of_the_elbo(backend: str) -> None:
-    p = problem(CASES["nested, free"])
-    _, weights, rows = gradients(backend, "nested, free", "total")
+    p = problem(CASES["poisson"])
+    _, weights, rows = gradients(backend, "poisson", "total")
     chosen = trained(p)
     along = {n: rng(1).normal(size=w.shape) * (n in chosen) for n, w in p.weights.items()}
     across = {n: rng(2).normal(size=r.shape) for n, r in p.rows.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
@@ -96,17 +95,6 @@ class TensorFlowProgram:
         self._state.weights.assign(weights)
         self._state.average.assign(weights)
         self._rest()
-
-    def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
-        """Re-expresses the weights on the host; the dense optimizer starts at rest again."""
-        if self._state is None:
-            raise RuntimeError("initialise() comes before rebase().")
-        host = function({n: w.numpy() for n, w in self._split(self._state.weights).items()})
-        flat = np.concatenate([np.zeros(0), *(np.ravel(host[name]) for name in self._shapes)])
-        for variable in (self._state.weights, self._state.average):
-            variable.assign(flat.astype(self._settings.dtype))
-        for variable in self._optimizer.variables:
-            variable.assign(tf.zeros_like(variable))
 
     def weights(self, *, averaged: bool) -> tuple[Arrays, Arrays]:
         """Weights (the running average or the last iterate) and tables."""
