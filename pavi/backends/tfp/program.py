@@ -79,8 +79,7 @@ class TensorFlowProgram:
 
     def run(self, selection: Selection | None, rates: Rates) -> np.ndarray:
         """Takes `len(rates.learning)` steps; returns the ELBO estimate of each."""
-        if self._state is None:
-            raise RuntimeError("initialise() comes before run().")
+        self._existing("run")
         rates = Rates(*(np.asarray(rate, self._settings.dtype) for rate in rates))
         # Nothing selected is everything; None would be a leaf to TensorFlow.
         selection = selection or Selection({}, {}, {})
@@ -89,20 +88,23 @@ class TensorFlowProgram:
 
     def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
         """Re-expresses the weights on the host; the dense optimizer starts at rest again."""
-        if self._state is None:
-            raise RuntimeError("initialise() comes before rebase().")
+        state = self._existing("rebase")
         weights = self._flat(function(self.weights(averaged=False)[0]))
-        self._state.weights.assign(weights)
-        self._state.average.assign(weights)
+        state.weights.assign(weights)
+        state.average.assign(weights)
         self._rest()
 
     def weights(self, *, averaged: bool) -> tuple[Arrays, Arrays]:
         """Weights (the running average or the last iterate) and tables."""
-        if self._state is None:
-            raise RuntimeError("initialise() comes before weights().")
-        chosen = self._state.average if averaged else self._state.weights
-        tables = {name: table.value.numpy() for name, table in self._state.tables.items()}
+        state = self._existing("weights")
+        chosen = state.average if averaged else state.weights
+        tables = {name: table.value.numpy() for name, table in state.tables.items()}
         return {name: w.numpy() for name, w in self._split(chosen).items()}, tables
+
+    def _existing(self, caller: str) -> TensorFlowState:
+        if self._state is None:
+            raise RuntimeError(f"initialise() comes before {caller}().")
+        return self._state
 
     def _rest(self) -> None:
         for variable in self._optimizer.variables:
@@ -122,7 +124,7 @@ class TensorFlowProgram:
         }
 
     def _steps(self, full: Batch, inputs: tuple[Selection, Rates]) -> tf.Tensor:
-        state, steps = self._state, inputs[1].learning.shape[0]
+        state, steps = self._existing("run"), inputs[1].learning.shape[0]
 
         def body(
             step: tf.Tensor, average: tf.Tensor, tables: Any, elbos: tf.TensorArray
@@ -157,7 +159,7 @@ class TensorFlowProgram:
         step: tf.Tensor,
         inputs: tuple[Selection, Rates],
     ) -> tuple[tf.Tensor, dict[str, Table], tf.Tensor]:
-        state = self._state
+        state = self._existing("run")
         selection, rate = inputs
         batch = gather(self._plan.graph, full, selection)
         sizes = {plate: index.shape[0] for plate, index in batch.index.items()}
