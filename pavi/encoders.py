@@ -226,9 +226,9 @@ def _feature(
 
 
 def reference_shift(moments: tuple[Array, Array], centre: tuple[Array, Array]) -> PriorShift:
-    """The prior's place against its place at the guide's centre, which carries no gradient."""
+    """The prior's place against its place at the guide's centre."""
     mean, scale = moments
-    centre_mean, centre_scale = (ops.stop_gradient(x) for x in centre)
+    centre_mean, centre_scale = centre
     return PriorShift((mean - centre_mean) / centre_scale, scale / centre_scale)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 
 from pavi.bijectors import Bijector, ParameterSpec
@@ -181,6 +182,20 @@ class GuidePlan:
     def num_weights(self) -> int:
         """Trained numbers of the whole guide."""
         return sum(block.num_weights for block in self.blocks)
+
+    @cached_property
+    def refining(self) -> frozenset[str]:
+        """Weights `"block/..."` and tables `"block"` that refine a shape found before.
+
+        Those of autoregressive layers, and all that corrects a natural encoding.
+        """
+        names: set[str] = set()
+        for block in self.blocks:
+            natural = block.encoder == "natural"
+            names |= {f"{block.name}/{n}" for n, s in block.parameters if natural or s.refines}
+            if natural:
+                names.add(block.name)
+        return frozenset(names)
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{plate}={size:,}" for plate, size in self.sizes.items())

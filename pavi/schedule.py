@@ -18,11 +18,13 @@ from pavi.objective import Gradient
 CHUNK = 250
 WARM_UP = 100
 COOLED = 0.01
-MIN_STEPS, MAX_STEPS = 2000, 40_000
+MIN_COOL_DOWN, MAX_STEPS = 1500, 40_000
+# Where a number of steps is given: shares of it at which the approach and the refining end.
+FIXED_SHARES = (0.25, 0.6)
 # A fit has settled when the recent windows differ by less than this many standard errors, or by
 # less than this many nats for each latent.
 STANDARD_ERRORS = 2.0
-NATS_PER_LATENT = 1e-4
+NATS_PER_LATENT = 5e-4
 # The noise of the ELBO falls while the guide narrows down on the posterior: a fit whose noise has
 # fallen by this factor from one half of the records to the next is under way, however flat.
 QUIETER = 0.6
@@ -44,6 +46,10 @@ class History:
     step: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     elbo: np.ndarray = field(default_factory=lambda: np.zeros(0))
     elbo_se: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The three arrays, in order."""
+        return self.step, self.elbo, self.elbo_se
 
     def append(self, elbo: np.ndarray) -> None:
         """Adds one call's estimates, one for each of its steps."""
@@ -115,61 +121,82 @@ def judge(history: History, num_latents: int, *, whole: bool) -> Verdict:
 
 
 class Schedule:
-    """Rates of each step, for a number of steps known beforehand or found on the way."""
+    """Rates of each step, for a number of steps known beforehand or found on the way.
+
+    Three phases. *Approach*: the Gaussian part of the guide finds the posterior's place and scale;
+    weights that refine its shape are held, as they would spend themselves on the journey. *Refine*:
+    all weights, constant rate. *Cool-down*: the rate falls, the iterates are averaged.
+    """
 
     def __init__(self, steps: int | str, learning_rate: float, gradient: Gradient) -> None:
-        self._peak = learning_rate
-        self._automatic = steps == "auto"
-        self._gradient = gradient
-        self._constant = MAX_STEPS if isinstance(steps, str) else max(1, int(0.5 * steps))
-        self._total = None if isinstance(steps, str) else steps
+        self._peak, self._gradient = learning_rate, gradient
+        self._automatic = isinstance(steps, str)
+        if isinstance(steps, str):
+            self._ends = [MAX_STEPS, MAX_STEPS, MAX_STEPS]
+        else:
+            self._ends = [int(share * steps) for share in (*FIXED_SHARES, 1.0)]
         self._taken = 0
+        self._records = 0
+
+    @property
+    def phase(self) -> int:
+        """0 approach, 1 refine, 2 cool-down, 3 finished."""
+        return sum(self._taken >= end for end in self._ends)
 
     @property
     def expected(self) -> int | None:
         """Steps in all, None while unknown."""
-        return self._total
+        return None if self._automatic and self.phase < 2 else self._ends[2]
 
     @property
     def cooling(self) -> bool:
-        """Whether the constant phase is over."""
-        return self._taken >= self._constant
+        """Whether the constant phases are over."""
+        return self.phase >= 2
 
     @property
     def finished(self) -> bool:
         """Whether all steps have been taken."""
-        return self._total is not None and self._taken >= self._total
+        return self.phase == 3
 
-    def settle(self) -> None:
-        """Ends the constant phase of an automatic schedule: cool down over as many steps."""
-        self._constant = self._taken
-        self._total = self._taken + max(MIN_STEPS // 2, self._taken)
+    def judge(self, history: History, num_latents: int, *, whole: bool) -> Verdict:
+        """The verdict on the present phase's records."""
+        recent = History(*(part[self._records :] for part in history.parts()))
+        return judge(recent, num_latents, whole=whole)
 
     def consider(self, history: History, num_latents: int, *, whole: bool) -> None:
         """Ends an automatic schedule's constant phase where the ELBO has settled."""
-        if not self._automatic or self._total is not None or self._taken < MIN_STEPS // 2:
+        if not self._automatic or self.cooling:
             return
-        if self._taken >= MAX_STEPS or judge(history, num_latents, whole=whole).converged:
-            self.settle()
+        verdict = self.judge(history, num_latents, whole=whole)
+        if self._ends[0] == MAX_STEPS:
+            if verdict.converged or self._taken >= MAX_STEPS // 2:
+                self._ends[0], self._records = self._taken, len(history.elbo)
+        elif verdict.converged or self._taken >= MAX_STEPS:
+            self._ends[1] = self._taken
+            self._ends[2] = self._taken + max(MIN_COOL_DOWN, self._taken // 2)
 
     def next_rates(self) -> tuple[Rates, int]:
         """Rates of the next call, `CHUNK` of them, and how many are real (the others are zero)."""
         step = np.arange(self._taken, self._taken + CHUNK)
-        end = self._taken + CHUNK if self._total is None else self._total
-        end = min(end, self._constant) if not self.cooling else end
-        count = min(CHUNK, end - self._taken)
+        count = min(CHUNK, self._ends[self.phase] - self._taken)
         learning = self._peak * np.minimum(1.0, (step + 1) / WARM_UP)
         averaging = np.zeros(CHUNK)
-        if self.cooling and self._total is not None:
-            length = self._total - self._constant
-            through = (step - self._constant) / length
+        if self.cooling:
+            start, length = self._ends[1], self._ends[2] - self._ends[1]
+            through = np.clip((step - start) / length, 0.0, 1.0)
             learning = learning * (
-                COOLED + (1.0 - COOLED) * 0.5 * (1.0 + np.cos(np.pi * np.clip(through, 0, 1)))
+                COOLED + (1.0 - COOLED) * 0.5 * (1.0 + np.cos(np.pi * through))
             )
             # The average of the last half of the cool-down: weight 1/k for its k-th iterate.
-            place = step - (self._constant + length // 2) + 1
+            place = step - (start + length // 2) + 1
             averaging = np.where(place >= 1, 1.0 / np.maximum(place, 1), 0.0)
+        path = float(self.cooling if self._gradient == "auto" else self._gradient == "path")
+        refine = float(self.phase > 0)
         real = np.arange(CHUNK) < count
-        path = np.full(CHUNK, float(self.cooling if self._gradient == "auto" else self._gradient == "path"))
         self._taken += count
-        return Rates(np.where(real, learning, 0.0), np.where(real, averaging, 0.0), path), count
+        return Rates(
+            learning=np.where(real, learning, 0.0),
+            averaging=np.where(real, averaging, 0.0),
+            path=np.full(CHUNK, path),
+            refine=np.full(CHUNK, refine),
+        ), count

@@ -23,10 +23,10 @@ from pavi.lowering import lower
 from pavi.objective import Gradient
 from pavi.plan import GuidePlan
 from pavi.posterior import Posterior
-from pavi.schedule import CHUNK, History, Schedule, judge
+from pavi.schedule import CHUNK, History, Schedule, Verdict
 from pavi.subsampling import Sampler, Selection, check_batch, full_batch
 
-DEFAULT_LEARNING_RATE = 0.02
+DEFAULT_LEARNING_RATE = 0.005
 # Small models are cheap: more draws a step make it quieter at hardly any cost.
 _MAX_PARTICLES, _PARTICLE_NUMBERS = 8, 50_000
 
@@ -132,7 +132,8 @@ class Trainer:
         program = self._adapter.program(self.plan, full_batch(self.data, dtype), self._settings)
         program.initialise(*self.initial(), self._seed)
         schedule, history = Schedule(steps, self._learning_rate, self._settings.gradient), History()
-        constant: History | None = None
+        constant: Verdict | None = None
+        num_latents = self.plan.num_latents
         rng = np.random.default_rng([self._seed, 1])
         sampler = self._sampler
         with ThreadPoolExecutor(1) as host, _bar(schedule.expected, progress) as bar:
@@ -147,14 +148,14 @@ class Trainer:
                 upcoming = host.submit(draw)
                 rates, count = schedule.next_rates()
                 history.append(program.run(selection, rates)[:count])
-                schedule.consider(history, self.plan.num_latents, whole=sampler is None)
+                verdict = schedule.judge(history, num_latents, whole=sampler is None)
+                schedule.consider(history, num_latents, whole=sampler is None)
                 if not schedule.cooling or constant is None:
                     # Averaging needs one basis, so the last change of it is before the cool-down.
                     program.rebase(self._rebased)
-                if schedule.cooling and constant is None:
-                    constant = History(history.step, history.elbo, history.elbo_se)
+                    constant = verdict if schedule.cooling else None
                 _show(bar, history, schedule, count)
-        verdict = judge(constant or history, self.plan.num_latents, whole=sampler is None)
+        settled = constant or verdict
         weights, tables = program.weights(averaged=True)
         return Posterior(
             plan=self.plan,
@@ -164,8 +165,8 @@ class Trainer:
             tables=tables,
             dtype=dtype,
             history=history,
-            converged=verdict.converged,
-            verdict=verdict.reason,
+            converged=settled.converged,
+            verdict=settled.reason,
             seconds=time.perf_counter() - start,
         )
 

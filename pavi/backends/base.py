@@ -42,11 +42,13 @@ class Rates(NamedTuple):
         learning: learning rate.
         averaging: weight of the new iterate in the running average; 0 leaves the average alone.
         path: share of the score of q that the gradient leaves out, see `objective`.
+        refine: 1 where the weights that refine the guide's shape are trained, 0 where held.
     """
 
     learning: np.ndarray
     averaging: np.ndarray
     path: np.ndarray
+    refine: np.ndarray
 
 
 class Program(Protocol):

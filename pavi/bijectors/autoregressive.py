@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -84,7 +84,7 @@ class MaskedAutoregressive(Bijector):
                 specs[f"hidden{layer}/bias"] = ParameterSpec((m,))
             specs["output/weight"] = ParameterSpec((self.hidden[-1], width))
         specs["output/bias"] = ParameterSpec((width,))
-        return specs
+        return {name: replace(spec, refines=True) for name, spec in specs.items()}
 
     def _forward(self, params: Params, x: Array, context: Any) -> tuple[Array, Array]:
         batch = _batch_shape(x, context)

@@ -26,13 +26,15 @@ Initializer: TypeAlias = Literal["zeros", "normal", "eye", "constant"]
 class ParameterSpec:
     """Shape and initial law of one weight: zeros, `scale * N(0, 1)`, `scale * eye`, or `scale`.
 
-    A weight that is not `trainable` is set by `Bijector.rebase` alone, and gets no gradient.
+    A weight that is not `trainable` is set by `Bijector.rebase` alone, and gets no gradient. One
+    that `refines` the shape of a density is held until its place and scale have been found.
     """
 
     shape: tuple[int, ...]
     init: Initializer = "zeros"
     scale: float = 1.0
     trainable: bool = True
+    refines: bool = False
 
 
 def initial_parameters(

@@ -11,6 +11,7 @@ import numpy as np
 
 from pavi import guide, objective
 from pavi.backends.base import Arrays
+from pavi.backends.numpyro.compilation import compiled
 from pavi.backends.numpyro.distributions import log_prob
 from pavi.backends.numpyro.precision import precision
 from pavi.batch import Batch
@@ -33,7 +34,7 @@ class JaxFunctions:
         def elbo(weights: Any, rows: Any, noise: Any, batch: Batch) -> Any:
             return objective.elbo_samples(plan, log_prob, weights, rows, noise, batch)
 
-        self._sample, self._log_q, self._elbo = jax.jit(sample), jax.jit(log_q), jax.jit(elbo)
+        self._sample, self._log_q, self._elbo = compiled(sample), compiled(log_q), compiled(elbo)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         with precision(self._dtype):

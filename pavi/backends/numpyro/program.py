@@ -13,6 +13,7 @@ import optax
 
 from pavi import objective
 from pavi.backends.base import Arrays, Rates, Settings
+from pavi.backends.numpyro.compilation import compiled
 from pavi.backends.numpyro.distributions import log_prob
 from pavi.backends.numpyro.precision import precision
 from pavi.batch import Batch
@@ -40,7 +41,7 @@ class JaxProgram:
         self._optimizer = optax.scale_by_adam(b1=FIRST_DECAY, b2=SECOND_DECAY)
         with precision(settings.dtype):
             self._full = jax.tree.map(jnp.asarray, full)
-        self._run = jax.jit(self._steps, donate_argnums=0)
+        self._run = compiled(self._steps, donate_argnums=0)
         self._state: JaxState | None = None
 
     def initialise(self, weights: Arrays, tables: Arrays, seed: int) -> None:
@@ -131,6 +132,10 @@ class JaxProgram:
         # A step whose estimate overflowed is left out rather than let it end the run.
         finite = jnp.isfinite(elbo)
         gradients = jax.tree.map(lambda g: jnp.where(finite & jnp.isfinite(g), g, 0), gradients)
+        gradients = tuple(
+            {n: g * rate.refine if n in self._plan.refining else g for n, g in part.items()}
+            for part in gradients
+        )
         updates, optimizer = self._optimizer.update(gradients[0], state.optimizer)
         weights = jax.tree.map(lambda w, u: w - rate.learning * u, state.weights, updates)
         average = jax.tree.map(

@@ -1,0 +1,32 @@
+"""Compiling on JAX: one place for the options that XLA needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# XLA:CPU hands reductions over short axes (events of size 2) to a library that takes ten times as
+# long for them as XLA's own loops; dot products stay with it.
+_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
+
+@cache
+def _options() -> dict[str, str] | None:
+    """The options, where this version of XLA knows them."""
+    try:
+        jax.jit(lambda x: x + 1.0, compiler_options=_OPTIONS)(jnp.zeros(()))
+    except Exception as error:  # XLA's own error type is not public.
+        if "option" not in str(error) and "xla_cpu" not in str(error):
+            raise
+        return None
+    return _OPTIONS
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.jit` with the options that suit this work."""
+    chosen = _options() if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=chosen, **options)
