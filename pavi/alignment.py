@@ -26,9 +26,12 @@ def _grouped(recipe: Recipe) -> dict[str, list[str]]:
 
 
 def _position(
-    child_plate: str, parent_plates: Sequence[str], sizes: Sequence[int], members: Mapping[str, Array]
+    child_plate: str,
+    parent_plates: Sequence[str],
+    sizes: Sequence[int],
+    members: Mapping[str, Array],
 ) -> Array:
-    """Flat position, in the product of `parent_plates`, that each row of `child_plate` belongs to."""
+    """Flat position, in the product of `parent_plates`, of the owner of each row."""
     position: Array = 0
     for parent_plate, size in zip(parent_plates, sizes, strict=True):
         position = position * size + members[f"{child_plate}/{parent_plate}"]
@@ -142,9 +145,7 @@ def _permuted(value: Array, labels: Sequence[str], order: Sequence[str], lead: i
     return ops.transpose(value, (*range(lead), *middle, *range(lead + len(labels), rank)))
 
 
-def product(
-    factors: Mapping[str, Array], plates: Sequence[str], trailing: int = 0
-) -> Array | None:
+def product(factors: Mapping[str, Array], plates: Sequence[str], trailing: int = 0) -> Array | None:
     """Outer product over `plates` of one vector a plate, `[*plates, 1 ...]`; None for no plates."""
     out: Array | None = None
     for axis, plate in enumerate(plates):

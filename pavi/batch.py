@@ -15,7 +15,7 @@ class Batch(NamedTuple):
         values: covariates and observed values, `[*plates, *event]`, in the run's float dtype.
         masks: 1 where present and 0 where missing, for observed variables with missing values.
         members: position, within the batch, of the owner of each row, by `"plate/owner"`.
-        index: ground index of each row, by plate; the plate's size for padding.
+        indices: ground index of each row, by plate; the plate's size for padding.
         weights: inverse probability that the row is in the batch, its owners' included; 0 for
             padding.
     """
@@ -23,5 +23,5 @@ class Batch(NamedTuple):
     values: Mapping[str, Array]
     masks: Mapping[str, Array]
     members: Mapping[str, Array]
-    index: Mapping[str, Array]
+    indices: Mapping[str, Array]
     weights: Mapping[str, Array]

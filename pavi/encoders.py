@@ -171,7 +171,7 @@ def _deep_set(
     """One encoding for each element of the block, `[*plates, width + 1]`."""
     graph, observed, levels = plan.graph, factor.observed, factor.levels
     variable = graph.variables[observed]
-    sizes = {p: ops.shape(index)[0] for p, index in batch.index.items()}
+    sizes = {p: ops.shape(index)[0] for p, index in batch.indices.items()}
     features = [_feature(plan, observed, observed, sizes, batch)]
     features += [
         _feature(plan, parent, observed, sizes, batch)

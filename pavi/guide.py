@@ -2,8 +2,8 @@
 
     eps ~ N(0, I) -> flow(eps; context) -> residual -> prior times potential -> whitening -> link
 
-Everything that conditions a block (earlier blocks' values and base noise, data, weights) is gathered
-in one function that both directions share, so that sampling and evaluation cannot disagree.
+Everything that conditions a block (earlier blocks' values and base noise, data, weights) is
+gathered in one function that both directions share: sampling and evaluation cannot disagree.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class _Conditional(NamedTuple):
     residual: Array | None
 
 
-def noise_shapes(plan: GuidePlan, samples: int, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+def noise_shapes(
+    plan: GuidePlan, samples: int, sizes: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
     """Shapes of the standard normal noise of `samples` draws on plates of the given sizes."""
     return {
         block.name: (samples, *(sizes[p] for p in block.axes), block.dimension)
@@ -117,8 +119,8 @@ def log_prob(
 def evaluate(plan: GuidePlan, params: Params, rows: Params, draw: Draw, batch: Batch) -> Draw:
     """The guide's log density at a draw, whoever drew it.
 
-    The draw's own whitened coordinates are used: recovering them from the values would divide by the
-    prior's scale, and lose all digits where a group scale is drawn close to 0.
+    The draw's own whitened coordinates are used: recovering them from the values would divide by
+    the prior's scale, and lose all digits where a group scale is drawn close to 0.
     """
     centre = _centre(plan, params, rows, draw.whitened, batch)
     out = draw._replace(base={}, log_prob={})
@@ -130,14 +132,12 @@ def evaluate(plan: GuidePlan, params: Params, rows: Params, draw: Draw, batch: B
             # The value is known to the last digit; only the gradient comes from the inverse.
             eps = draw.base[block.name] + (eps - ops.stop_gradient(eps))
         out.base[block.name] = eps
-        out.log_prob[block.name] = (
-            _standard_normal(eps) + log_det - draw.prior_log_det[block.name]
-        )
+        out.log_prob[block.name] = _standard_normal(eps) + log_det - draw.prior_log_det[block.name]
     return out
 
 
 def weighted_log_prob(plan: GuidePlan, draw: Draw, batch: Batch) -> Array:
-    """log q of each draw, each copy's term standing for N_i / N_i^r copies: `[S]`."""
+    """Log q of each draw, each copy's term standing for N_i / N_i^r copies: `[S]`."""
     total: Array = 0.0
     for block in plan.blocks:
         term = draw.log_prob[block.name]
@@ -221,9 +221,7 @@ def _prior_shift(
     """Where the block's prior lies against its place at the centre of the guide."""
     per_copy = split_copies(block, like, batch)
     moments = prior_moments(plan, block, values, batch, per_copy)
-    at_centre = prior_moments(
-        plan, block, centre.values if centre else values, batch, per_copy[:1]
-    )
+    at_centre = prior_moments(plan, block, centre.values if centre else values, batch, per_copy[:1])
     shift = reference_shift(moments, at_centre)
     return PriorShift(*(merge_copies(block, part) for part in shift))
 
@@ -234,7 +232,7 @@ def _centre(
     """One draw with all noise zero, where a potential is held relative to it."""
     if not any(block.reference for block in plan.blocks):
         return None
-    sizes = {plate: ops.shape(index)[0] for plate, index in batch.index.items()}
+    sizes = {plate: ops.shape(index)[0] for plate, index in batch.indices.items()}
     anchor = next(iter(like.values()))
     draw = Draw({}, {}, {}, {}, {})
     for block in plan.blocks:
@@ -284,7 +282,7 @@ def _residual(block: BlockPlan, row: Array) -> tuple[Array, Array]:
 
 
 def _standard_normal(eps: Array) -> Array:
-    """log N(eps; 0, I), summed over the vector."""
+    """Log N(eps; 0, I), summed over the vector."""
     return -0.5 * ops.sum(eps * eps + _LOG_2_PI, -1)
 
 

@@ -80,7 +80,7 @@ class Posterior:
         out: Arrays = {}
         for name, table in self.tables.items():
             plates = self.plan.block(name).plates
-            sizes = [len(batch.index[p]) for p in plates]
+            sizes = [len(batch.indices[p]) for p in plates]
             out[name] = table[table_rows(self.plan, name, batch)].reshape(*sizes, -1)
         return out
 
@@ -88,7 +88,7 @@ class Posterior:
         """Noise in chunks of one size, and how many of each chunk's draws are wanted."""
         if num_samples < 1:
             raise DataError(f"num_samples={num_samples}: expected a positive integer.")
-        sizes = {plate: len(index) for plate, index in batch.index.items()}
+        sizes = {plate: len(index) for plate, index in batch.indices.items()}
         shapes = noise_shapes(self.plan, 1, sizes)
         rows = sum(prod(np.shape(v)) for v in batch.values.values())
         numbers = rows + sum(prod(shape) for shape in shapes.values())
@@ -150,15 +150,19 @@ class Posterior:
         out: dict[str, np.ndarray] = {}
         for plate, elements in plates.items():
             if plate not in self.data.sizes:
-                raise DataError(f"There is no plate {plate!r}; the plates are "
-                                f"{sorted(self.data.sizes)}.")
+                raise DataError(
+                    f"There is no plate {plate!r}; the plates are {sorted(self.data.sizes)}."
+                )
             size, index = self.data.sizes[plate], np.asarray(elements)
             if index.ndim != 1 or index.dtype.kind not in "iu" or not len(index):
-                raise DataError(f"plates={{{plate!r}: ...}}: expected a list of integers, "
-                                f"got {elements!r}.")
+                raise DataError(
+                    f"plates={{{plate!r}: ...}}: expected a list of integers, got {elements!r}."
+                )
             if index.min() < 0 or index.max() >= size:
-                raise DataError(f"plates={{{plate!r}: ...}}: elements must lie between 0 and "
-                                f"{size - 1}, got {index.min()} to {index.max()}.")
+                raise DataError(
+                    f"plates={{{plate!r}: ...}}: elements must lie between 0 and "
+                    f"{size - 1}, got {index.min()} to {index.max()}."
+                )
             if len(np.unique(index)) < len(index):
                 raise DataError(f"plates={{{plate!r}: ...}}: an element is named twice.")
             out[plate] = index
@@ -227,7 +231,7 @@ class Posterior:
         return float(draws.mean()), float(error)
 
     def log_prob(self, values: Mapping[str, Any]) -> np.ndarray:
-        """log q of joint draws of all latents.
+        """Log q of joint draws of all latents.
 
         Args:
             values: `{name: [num_samples, *plates, *event]}`, every latent.
@@ -310,7 +314,7 @@ class Posterior:
 
 
 def _fixed_overrides(plan: GuidePlan) -> dict[str, dict[str, Any]]:
-    """The encodings that a plan settled on, as overrides, so that lowering settles on them again."""
+    """The encodings that a plan settled on, as overrides, for lowering to settle on again."""
     out = {name: dict(options) for name, options in plan.family.overrides.items()}
     for block in plan.blocks:
         for slot in block.slots:

@@ -100,7 +100,7 @@ def natural_potential(
 
 
 def _zeros(block: BlockPlan, samples: int, batch: Batch, like: Array) -> Array:
-    sizes = [ops.shape(batch.index[plate])[0] for plate in block.plates]
+    sizes = [ops.shape(batch.indices[plate])[0] for plate in block.plates]
     return ops.asarray(np.zeros((samples, *sizes, block.size)), like=like)
 
 
@@ -229,7 +229,7 @@ def _pool_rows(
     factors: _Factors,
 ) -> None:
     """Sums `J' h J` and `J' g` over event axes and into the elements of each block."""
-    sizes = {p: ops.shape(index)[0] for p, index in batch.index.items()}
+    sizes = {p: ops.shape(index)[0] for p, index in batch.indices.items()}
     full = tuple(sizes[p] for p in plates)
     event = tuple(range(1 + len(plates), len(ops.shape(gradient))))
     blocks = [plan.block(n) for n in names]
@@ -291,11 +291,11 @@ def _joint_columns(
         if q in apart:
             continue
         ((_, p),) = plan.graph.alignment((q,), block.plates)
-        count = ops.shape(batch.index[q])[0]
+        count = ops.shape(batch.indices[q])[0]
         position = np.arange(count) if p == q else batch.members[f"{p}/{q}"]
         both = ops.expand_dims(both, first + axis)
         axes = [1] * len(ops.shape(both))
-        axes[1 + block.plates.index(p)] = ops.shape(batch.index[p])[0]
+        axes[1 + block.plates.index(p)] = ops.shape(batch.indices[p])[0]
         axes[first + axis] = count
         both = both * ops.reshape(ops.one_hot(position, count, like=both), tuple(axes))
     shape = ops.shape(both)
@@ -306,7 +306,7 @@ def _joint_columns(
 
 def _eliminate(plan: GuidePlan, factors: _Factors, block: BlockPlan, batch: Batch) -> _Eliminated:
     """Integrates a block out under its standard normal prior (a Schur complement)."""
-    sizes = {p: ops.shape(index)[0] for p, index in batch.index.items()}
+    sizes = {p: ops.shape(index)[0] for p, index in batch.indices.items()}
     others = {b: x for (a, b), x in factors.cross.items() if a == block.name}
     potential = GaussianPotential(factors.precision.pop(block.name), factors.shift.pop(block.name))
     # A = I + P_hh = L L';  X_b = L^{-1} P_hb;  y = L^{-1} eta_h

@@ -1,9 +1,9 @@
 """How long to train and at what rate: warm-up, plateau, cool-down, and an honest verdict.
 
-The rate rises over a short warm-up, stays constant until the ELBO no longer rises by more than its
-own noise, then falls to a small fraction of itself while the iterates are averaged. The verdict is
-drawn from the constant phase, where a fit that still moves is seen to move: a falling rate makes any
-fit look still.
+The rate rises over a short warm-up, stays constant until the ELBO no longer rises by more than
+its own noise, then falls to a small fraction of itself while the iterates are averaged. The verdict
+is drawn from the constant phase, where a fit that still moves is seen to move: a falling rate makes
+any fit look still.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FIXED_SHARES = (0.25, 0.6)
 # A fit has settled when the recent windows differ by less than this many standard errors, or by
 # less than this many nats for each latent.
 STANDARD_ERRORS = 2.0
-NATS_PER_LATENT = 5e-4
+NATS_PER_LATENT = 2e-4
 # The noise of the ELBO falls while the guide narrows down on the posterior: a fit whose noise has
 # fallen by this factor from one half of the records to the next is under way, however flat.
 QUIETER = 0.6
@@ -93,7 +93,9 @@ def judge(history: History, num_latents: int, *, whole: bool) -> Verdict:
     if len(history.elbo) < 4:
         return Verdict(False, f"{taken} steps are too few to tell; give at least {8 * CHUNK}")
     if not np.isfinite(history.elbo[-4:]).all():
-        return Verdict(False, "the ELBO is not finite: look at the scale of the data and the priors")
+        return Verdict(
+            False, "the ELBO is not finite: look at the scale of the data and the priors"
+        )
     windows = min(4, len(history.elbo) // 2)
     rise, error = drift(history, windows)
     floor = NATS_PER_LATENT * num_latents
@@ -184,9 +186,7 @@ class Schedule:
         if self.cooling:
             start, length = self._ends[1], self._ends[2] - self._ends[1]
             through = np.clip((step - start) / length, 0.0, 1.0)
-            learning = learning * (
-                COOLED + (1.0 - COOLED) * 0.5 * (1.0 + np.cos(np.pi * through))
-            )
+            learning = learning * (COOLED + (1.0 - COOLED) * 0.5 * (1.0 + np.cos(np.pi * through)))
             # The average of the last half of the cool-down: weight 1/k for its k-th iterate.
             place = step - (start + length // 2) + 1
             averaging = np.where(place >= 1, 1.0 / np.maximum(place, 1), 0.0)

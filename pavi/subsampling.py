@@ -26,7 +26,7 @@ Array = Any
 class Selection(NamedTuple):
     """Rows drawn for some steps: arrays `[steps, rows]`, for the plates that are not seen whole."""
 
-    index: dict[str, Array]
+    indices: dict[str, Array]
     members: dict[str, Array]
     weights: dict[str, Array]
 
@@ -50,7 +50,7 @@ def full_batch(bound: BoundData, dtype: str) -> Batch:
             for plate, owners in bound.members.items()
             for owner, position in owners.items()
         },
-        index={plate: np.arange(size, dtype=np.int32) for plate, size in sizes.items()},
+        indices={plate: np.arange(size, dtype=np.int32) for plate, size in sizes.items()},
         weights={plate: np.ones(size, dtype) for plate, size in sizes.items()},
     )
 
@@ -60,15 +60,15 @@ def gather(graph: PlateGraph, full: Batch, selection: Selection) -> Batch:
 
     def rows(value: Array, plates: tuple[str, ...]) -> Array:
         for axis, plate in enumerate(plates):
-            if plate in selection.index:
-                value = ops.take(value, selection.index[plate], axis)
+            if plate in selection.indices:
+                value = ops.take(value, selection.indices[plate], axis)
         return value
 
     return Batch(
         values={n: rows(v, graph.variables[n].plates) for n, v in full.values.items()},
         masks={n: rows(m, graph.variables[n].plates) for n, m in full.masks.items()},
         members={**full.members, **selection.members},
-        index={**full.index, **selection.index},
+        indices={**full.indices, **selection.indices},
         weights={**full.weights, **selection.weights},
     )
 
@@ -140,9 +140,9 @@ class Sampler:
     def at(self, chosen: Mapping[str, np.ndarray]) -> Selection:
         """The selection of given elements of the plates of `batch`, rows unpadded."""
         selection = self._one(np.random.default_rng(0), chosen)
-        kept = {p: selection.index[p] < self._sizes[p] for p in self.rows}
+        kept = {p: selection.indices[p] < self._sizes[p] for p in self.rows}
         return Selection(
-            {p: index[kept[p]] for p, index in selection.index.items()},
+            {p: index[kept[p]] for p, index in selection.indices.items()},
             {k: m[kept[k.split("/")[0]]] for k, m in selection.members.items()},
             {p: weight[kept[p]] for p, weight in selection.weights.items()},
         )
@@ -166,7 +166,7 @@ class Sampler:
             else:
                 index, factor = self._members_of(rng, plate, anchor, selection)
             self._place(selection, factors, plate, index, factor)
-        for plate, index in selection.index.items():
+        for plate, index in selection.indices.items():
             self._positions[plate][index[index < self._sizes[plate]]] = -1
         return selection
 
@@ -175,7 +175,7 @@ class Sampler:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the owners drawn: all of them, or some of each, and N / N^r within the owner."""
         order, start = self._csr[plate]
-        owners = selection.index[anchor]
+        owners = selection.indices[anchor]
         owners = owners[owners < self._sizes[anchor]]
         counts = start[owners + 1] - start[owners]
         if plate in self._batch:
@@ -218,7 +218,7 @@ class Sampler:
             weight = np.where(absent, 0.0, weight)
             padded = np.concatenate([position, np.zeros(padding, position.dtype)])
             selection.members[f"{plate}/{owner}"] = padded.astype(np.int32)
-        selection.index[plate] = np.concatenate(
+        selection.indices[plate] = np.concatenate(
             [index, np.full(padding, size, index.dtype)]
         ).astype(np.int32)
         selection.weights[plate] = np.concatenate([weight, np.zeros(padding)]).astype(self._dtype)

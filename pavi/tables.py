@@ -62,7 +62,7 @@ def table_rows(plan: GuidePlan, block: str, batch: Batch) -> Array:
     A row that is padding in any of its plates reads and writes the table's last row.
     """
     sizes = [plan.sizes[plate] for plate in plan.block(block).plates]
-    indices = [batch.index[plate] for plate in plan.block(block).plates]
+    indices = [batch.indices[plate] for plate in plan.block(block).plates]
     flat, padding = indices[0], indices[0] >= sizes[0]
     for size, index in zip(sizes[1:], indices[1:], strict=True):
         flat = ops.reshape(ops.expand_dims(flat, 1) * size + ops.expand_dims(index, 0), (-1,))

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from pavi.backends.base import Arrays, Settings, get_adapter
-from pavi.binding import BoundData
 from pavi.bijectors import initial_parameters
+from pavi.binding import BoundData
 from pavi.data import Data
 from pavi.encoders import initial_table
 from pavi.errors import PaviError
@@ -71,9 +71,7 @@ class Trainer:
             raise PaviError(f"dtype={dtype!r}: expected 'float32' or 'float64'.")
         if gradient not in ("auto", "path", "total"):
             raise PaviError(f"gradient={gradient!r}: expected 'auto', 'path' or 'total'.")
-        if num_particles is not None and (
-            not isinstance(num_particles, int) or num_particles < 1
-        ):
+        if num_particles is not None and (not isinstance(num_particles, int) or num_particles < 1):
             raise PaviError(f"num_particles={num_particles!r}: expected a positive integer.")
         if not learning_rate > 0:
             raise PaviError(f"learning_rate={learning_rate!r}: expected a positive number.")
@@ -252,7 +250,5 @@ def _show(bar: Any, history: History, schedule: Schedule, count: int) -> None:
     bar.total = schedule.expected
     phase = "cooling" if schedule.cooling else "training"
     bar.set_description(phase, refresh=False)
-    bar.set_postfix_str(
-        f"ELBO {history.elbo[-1]:,.4g} +- {history.elbo_se[-1]:.2g}", refresh=False
-    )
+    bar.set_postfix_str(f"ELBO {history.elbo[-1]:,.4g} +- {history.elbo_se[-1]:.2g}", refresh=False)
     bar.update(count)

@@ -148,7 +148,7 @@ def split_copies(block: BlockPlan, vector: Array, batch: Batch) -> Array:
     """A joint block's vector `[*lead, copies * size]` as one vector a copy; others unchanged."""
     if not block.joint:
         return vector
-    sizes = [ops.shape(batch.index[plate])[0] for plate in block.plates]
+    sizes = [ops.shape(batch.indices[plate])[0] for plate in block.plates]
     return ops.reshape(vector, (*ops.shape(vector)[:-1], *sizes, block.size))
 
 

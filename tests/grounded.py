@@ -234,7 +234,7 @@ class Setup:
         out = {}
         for name, value in arrays.items():
             for axis, plate in enumerate(self.plan.block(name).axes):
-                value = np.take(value, batch.index[plate], lead + axis, mode="clip")
+                value = np.take(value, batch.indices[plate], lead + axis, mode="clip")
             out[name] = value
         return out
 

@@ -189,7 +189,7 @@ def test_complete_evidence_gives_each_element_the_law_of_the_full_data(encoder: 
     rows, small = setup.on(reduced, setup.tables, 0), setup.on(reduced, noise, 1)
     draw = guide.sample(setup.plan, setup.params, rows, small, reduced)
     for plate, name in (("batch", "effect"), ("cask", "strength")):
-        index = reduced.index[plate]
+        index = reduced.indices[plate]
         kept = index < data.sizes[plate]
         assert kept.sum() >= 2
         np.testing.assert_allclose(
@@ -207,7 +207,7 @@ def test_reduced_elbo_of_sampled_batches_is_within_its_standard_error() -> None:
     estimates = []
     for step in range(20_000):
         one = Selection(*({k: v[step] for k, v in part.items()} for part in selections))
-        key = b"".join(np.sort(index).tobytes() for index in one.index.values())
+        key = b"".join(np.sort(index).tobytes() for index in one.indices.values())
         if key not in seen:
             seen[key] = elbo(setup, gather(data.graph, setup.batch, one), noise)[0]
         estimates.append(seen[key])
@@ -275,7 +275,7 @@ def padded(batch: Batch, data: BoundData, plates: tuple[str, ...], seed: int) ->
         values={n: grow(v, graph.variables[n].plates) for n, v in batch.values.items()},
         masks={n: grow(m, graph.variables[n].plates) > 0.5 for n, m in batch.masks.items()},
         members=members,
-        index={p: np.concatenate([i, ends[p]]) for p, i in batch.index.items()},
+        indices={p: np.concatenate([i, ends[p]]) for p, i in batch.indices.items()},
         weights={p: np.concatenate([w, 0.0 * ends[p]]) for p, w in batch.weights.items()},
     )
 

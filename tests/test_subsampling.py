@@ -84,29 +84,29 @@ def test_model_guide_and_data_see_the_same_rows(batch: dict[str, int]) -> None:
     drawn = sampler.draw(rng(0), 50)
     for i in range(50):
         small = gather(data.graph, full, step(drawn, i))
-        assert {p: len(index) for p, index in small.index.items()} == sampler.sizes
-        present = {p: index < data.sizes[p] for p, index in small.index.items()}
+        assert {p: len(index) for p, index in small.indices.items()} == sampler.sizes
+        present = {p: index < data.sizes[p] for p, index in small.indices.items()}
         for name, plate in (
             ("of_class", "class_"),
             ("of_student", "student"),
             ("of_lecturer", "lecturer"),
         ):
             rows = present[plate]
-            np.testing.assert_array_equal(small.values[name][rows], small.index[plate][rows])
+            np.testing.assert_array_equal(small.values[name][rows], small.indices[plate][rows])
         rows, topics = present["rating"], present["topic"]
         pair = small.values["of_pair"][np.ix_(topics, rows)]
         np.testing.assert_array_equal(
-            pair // 100, np.repeat(small.index["topic"][topics][:, None], rows.sum(), 1)
+            pair // 100, np.repeat(small.indices["topic"][topics][:, None], rows.sum(), 1)
         )
-        np.testing.assert_array_equal(pair[0] % 100, small.index["rating"][rows])
+        np.testing.assert_array_equal(pair[0] % 100, small.indices["rating"][rows])
         np.testing.assert_array_equal(
-            small.masks["of_rating"][rows], small.index["rating"][rows] != 3
+            small.masks["of_rating"][rows], small.indices["rating"][rows] != 3
         )
         for key, position in small.members.items():
             plate, owner = key.split("/")
             counted = small.weights[plate] > 0
-            owners = small.index[owner][position[counted]]
-            ground = data.members[plate][owner][small.index[plate][counted]]
+            owners = small.indices[owner][position[counted]]
+            ground = data.members[plate][owner][small.indices[plate][counted]]
             np.testing.assert_array_equal(owners, ground)
             assert (small.weights[owner][position[counted]] > 0).all()
 
@@ -116,7 +116,7 @@ def test_weights_are_inverse_inclusion_frequencies(batch: dict[str, int]) -> Non
     """Over 5,000 steps of seed 1: weight x frequency is 1 to 5 standard deviations."""
     data, steps = labelled(), 5000
     drawn = Sampler(data, batch, "float64").draw(rng(1), steps)
-    for plate, index in drawn.index.items():
+    for plate, index in drawn.indices.items():
         size = data.sizes[plate]
         counted = drawn.weights[plate] > 0
         count = np.bincount(index[counted], minlength=size + 1)
@@ -178,11 +178,11 @@ def test_very_ragged_groups_are_padded_to_one_shape() -> None:
     sampler = Sampler(data, {"group": 3}, "float32")
     assert sampler.sizes == {"group": 3, "row": 5000 + 700 + 40}
     drawn = sampler.draw(rng(5), 30)
-    assert drawn.index["row"].shape == (30, 5740)
+    assert drawn.indices["row"].shape == (30, 5740)
     assert drawn.weights["row"].dtype == np.float32
-    assert drawn.index["row"].dtype == drawn.members["row/group"].dtype == np.int32
+    assert drawn.indices["row"].dtype == drawn.members["row/group"].dtype == np.int32
     for groups, rows, weights in zip(
-        drawn.index["group"], drawn.index["row"], drawn.weights["row"], strict=True
+        drawn.indices["group"], drawn.indices["row"], drawn.weights["row"], strict=True
     ):
         present = rows < len(data.values["y"])
         assert present.sum() == counts[groups].sum()
@@ -200,7 +200,7 @@ def test_rows_of_each_group_are_drawn_where_both_are_named() -> None:
     member = data.members["row"]["group"]
     for i in range(50):
         small = step(drawn, i)
-        rows = small.index["row"]
+        rows = small.indices["row"]
         present = rows < len(member)
         owner, kept = np.unique(member[rows[present]], return_counts=True)
         np.testing.assert_array_equal(kept, np.minimum(counts[owner], 10))
@@ -214,9 +214,9 @@ def test_rows_of_each_group_are_drawn_where_both_are_named() -> None:
 def test_groups_without_any_rows_leave_only_padding() -> None:
     data = ragged(np.array([0, 0, 0, 2]))
     drawn = Sampler(data, {"group": 1}, "float64").draw(rng(7), 40)
-    empty = drawn.index["group"][:, 0] < 3
+    empty = drawn.indices["group"][:, 0] < 3
     assert empty.any()
-    assert (drawn.index["row"][empty] == 2).all()
+    assert (drawn.indices["row"][empty] == 2).all()
     assert (drawn.weights["row"][empty] == 0.0).all()
     assert (drawn.weights["row"][~empty] == 4.0).all()
 
@@ -225,10 +225,10 @@ def test_order_of_the_rows_in_the_data_does_not_matter() -> None:
     """Indices are drawn, no stream is shuffled: sorted data are seen as often as shuffled ones."""
     data = ragged(np.full(100, 2))
     drawn = Sampler(data, {"group": 10}, "float64").draw(rng(8), 4000)
-    count = np.bincount(drawn.index["group"].ravel(), minlength=100)
+    count = np.bincount(drawn.indices["group"].ravel(), minlength=100)
     # Binomial(4000, 0.1) has a standard deviation of 19: five of them.
     assert np.abs(count - 400).max() < 95
-    neighbours = np.bincount(drawn.index["group"][(drawn.index["group"] == 0).any(1)].ravel())
+    neighbours = np.bincount(drawn.indices["group"][(drawn.indices["group"] == 0).any(1)].ravel())
     assert np.abs(neighbours[1:] - count[0] * 9 / 99).max() < 5 * np.sqrt(400 * 0.09)
 
 
@@ -239,14 +239,14 @@ def test_the_same_seed_draws_the_same_rows() -> None:
     for part, again in zip(one, two, strict=True):
         for key in part:
             np.testing.assert_array_equal(part[key], again[key])
-    assert any((one.index[p] != other.index[p]).any() for p in one.index)
+    assert any((one.indices[p] != other.indices[p]).any() for p in one.indices)
 
 
 def test_full_batch_has_every_row_once_with_weight_1() -> None:
     data = labelled()
     full = full_batch(data, "float32")
     for plate, size in data.sizes.items():
-        np.testing.assert_array_equal(full.index[plate], np.arange(size))
+        np.testing.assert_array_equal(full.indices[plate], np.arange(size))
         np.testing.assert_array_equal(full.weights[plate], np.ones(size))
     assert set(full.members) == {
         "student/class_",
@@ -266,13 +266,13 @@ def test_subset_keeps_the_chosen_elements_and_what_lies_within_them(
     chosen = {plate: np.array(index) for plate, index in plates.items()}
     small: Batch = subset(data, chosen, "float64")
     ((plate, index),) = chosen.items()
-    np.testing.assert_array_equal(small.index[plate], index)
+    np.testing.assert_array_equal(small.indices[plate], index)
     for finer, owners in data.members.items():
         if plate in owners:
             expected = np.flatnonzero(np.isin(owners[plate], index))
-            np.testing.assert_array_equal(np.sort(small.index[finer]), expected)
-            owner = small.index[plate][small.members[f"{finer}/{plate}"]]
-            np.testing.assert_array_equal(owner, owners[plate][small.index[finer]])
+            np.testing.assert_array_equal(np.sort(small.indices[finer]), expected)
+            owner = small.indices[plate][small.members[f"{finer}/{plate}"]]
+            np.testing.assert_array_equal(owner, owners[plate][small.indices[finer]])
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_rows_whose_ways_to_a_drawn_plate_agree_are_weighted_once() -> None:
     drawn = Sampler(diamond(own=True, agree=True), {"country": 2}, "float64").draw(rng(11), 20)
     counted = drawn.weights["rating"] > 0
     assert (drawn.weights["rating"][counted] == 1.5).all()
-    assert (counted == (drawn.index["rating"] < 4)).all()
+    assert (counted == (drawn.indices["rating"] < 4)).all()
 
 
 def test_a_dense_variable_twice_within_a_drawn_plate_is_refused() -> None:
@@ -354,4 +354,4 @@ def test_ragged_models_of_the_objective_have_padding() -> None:
     """The exact expectations of test_objective.py go through padded batches."""
     data = bound("county")
     drawn = Sampler(data, {"county": 2}, "float64").draw(rng(12), 50)
-    assert (drawn.index["home"] == data.sizes["home"]).any()
+    assert (drawn.indices["home"] == data.sizes["home"]).any()

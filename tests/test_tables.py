@@ -104,9 +104,9 @@ def test_table_rows_are_those_of_the_batchs_elements(
         small = gather(
             data.graph, full, Selection(*({k: v[i] for k, v in part.items()} for part in drawn))
         )
-        rows = table_rows(setup.plan, block, small).reshape([len(small.index[p]) for p in plates])
+        rows = table_rows(setup.plan, block, small).reshape([len(small.indices[p]) for p in plates])
         for at in np.ndindex(rows.shape):
-            element = tuple(small.index[p][j] for p, j in zip(plates, at, strict=True))
+            element = tuple(small.indices[p][j] for p, j in zip(plates, at, strict=True))
             if any(e >= n for e, n in zip(element, sizes, strict=True)):
                 padding += 1
                 assert rows[at] == np.prod(sizes)

@@ -185,7 +185,7 @@ class Problem:
         return full_batch(self.bound, self.dtype)
 
     def noise(self, samples: int, seed: int = 0, batch: Batch | None = None) -> dict[str, Array]:
-        index = (batch or self.batch).index
+        index = (batch or self.batch).indices
         shapes = guide.noise_shapes(self.plan, samples, {p: len(i) for p, i in index.items()})
         draws = rng(1000 + seed)
         return {n: draws.normal(size=s).astype(self.dtype) for n, s in shapes.items()}

@@ -1,0 +1,1 @@
+"""Backend adapters: the same plan on NumPyro and on TensorFlow Probability."""

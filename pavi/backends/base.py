@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class Settings:
 
     Args:
         num_particles: draws of the guide at each step.
-        gradient: `"total"` compiles no evaluation of q apart from the draw; else `Rates.path` rules.
+        gradient: `"total"` compiles no evaluation of q besides the draw; else `Rates.path` rules.
         dtype: `"float32"` or `"float64"`.
     """
 
@@ -74,7 +74,7 @@ class Functions(Protocol):
         """Latents `{name: [S, *plates, *event]}` from standard normal noise."""
 
     def log_prob(self, weights: Arrays, rows: Arrays, values: Arrays, batch: Batch) -> np.ndarray:
-        """log q of each draw, `[S]`."""
+        """Log q of each draw, `[S]`."""
 
     def elbo(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> np.ndarray:
         """One-draw estimates of the ELBO of the batch, `[S]`."""
@@ -116,4 +116,3 @@ def get_adapter(name: str) -> Adapter:
         ) from error
     adapter: Adapter = importlib.import_module(f"pavi.backends.{name}.adapter").ADAPTER
     return adapter
-

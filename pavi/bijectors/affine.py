@@ -161,7 +161,7 @@ def _reference(params: Params) -> tuple[Array, Array]:
 
 
 def _log_diagonal(scale: Array) -> Array:
-    """log |R| of a triangular matrix `[d, d]` or of a diagonal one `[d]`."""
+    """Log |R| of a triangular matrix `[d, d]` or of a diagonal one `[d]`."""
     shape = ops.shape(scale)
     if len(shape) == 2:
         scale = ops.sum(ops.where(np.eye(shape[0], dtype=bool), scale, 0.0), -1)

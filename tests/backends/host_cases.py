@@ -36,7 +36,7 @@ class Case:
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {plate: len(index) for plate, index in self.batch.index.items()}
+        return {plate: len(index) for plate, index in self.batch.indices.items()}
 
     def rows(self) -> dict[str, np.ndarray]:
         """Rows of the tables in the batch, picked here by plain indexing."""
@@ -47,7 +47,7 @@ class Case:
             flat = np.full(1, 0)
             padding = np.zeros(1, bool)
             for size, plate in zip(sizes, block.axes, strict=True):
-                index = self.batch.index[plate]
+                index = self.batch.indices[plate]
                 flat = (flat[:, None] * size + index).ravel()
                 padding = (padding[:, None] | (index >= size)).ravel()
             picked = table[np.where(padding, len(table) - 1, flat)]

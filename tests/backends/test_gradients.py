@@ -142,7 +142,7 @@ def drawn(p: Problem, seed: int) -> tuple[Batch, dict[str, np.ndarray]]:
         *({k: v[0] for k, v in part.items()} for part in sampler.draw(rng(seed), 1))
     )
     batch = gather(p.bound.graph, p.batch, selection)
-    return batch, {n: rows[selection.index["county"]] for n, rows in p.rows.items()}
+    return batch, {n: rows[selection.indices["county"]] for n, rows in p.rows.items()}
 
 
 def with_other_padding(p: Problem, batch: Batch) -> Batch:
@@ -169,7 +169,7 @@ def longer(batch: Batch) -> Batch:
         values={name: more(x, 2.2) for name, x in batch.values.items()},
         masks={name: more(x, 1.0) for name, x in batch.masks.items()},
         members={name: more(x, 1) for name, x in batch.members.items()},
-        index=dict(batch.index) | {"home": more(batch.index["home"], 11)},
+        index=dict(batch.indices) | {"home": more(batch.indices["home"], 11)},
         weights=dict(batch.weights) | {"home": more(batch.weights["home"], 0.0)},
     )
 

@@ -106,7 +106,7 @@ def test_first_step_is_adams_and_other_rows_sleep(backend: str) -> None:
     assert (moved != 0).mean() > 0.5
     assert_same((average,), (p.weights,))
     change = tables["county"] - p.tables["county"]
-    drawn = np.isin(np.arange(len(change)), selection.index["county"][0])
+    drawn = np.isin(np.arange(len(change)), selection.indices["county"][0])
     assert not change[~drawn].any()
     assert_allclose(np.abs(change[drawn]), RATE, rtol=2e-2)
 
@@ -116,7 +116,7 @@ def test_rows_sleep_until_they_are_drawn(backend: str) -> None:
     selection = selected(p)
     program.run(selection, rates())
     change = state(program)[1]["county"] - p.tables["county"]
-    ever = np.isin(np.arange(len(change)), selection.index["county"])
+    ever = np.isin(np.arange(len(change)), selection.indices["county"])
     assert not ever.all()
     assert not change[~ever].any()
     assert change[ever].any(axis=-1).all()

@@ -1,0 +1,1 @@
+"""The NumPyro adapter: programs on JAX, guides and models of NumPyro."""

@@ -46,7 +46,7 @@ class JaxFunctions:
         return dict(self._call(self._sample, weights, rows, noise, batch))
 
     def log_prob(self, weights: Arrays, rows: Arrays, values: Arrays, batch: Batch) -> np.ndarray:
-        """log q of each draw, `[S]`."""
+        """Log q of each draw, `[S]`."""
         return np.asarray(self._call(self._log_q, weights, rows, values, batch))
 
     def elbo(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> np.ndarray:

@@ -57,7 +57,7 @@ def make_guide(
         rows: dict[str, Array] = {}
         for name, initial in initial_tables.items():
             table = _param(f"{prefix}/{name}/table", initial)
-            shape = [batch.index[plate].shape[0] for plate in plan.block(name).axes]
+            shape = [batch.indices[plate].shape[0] for plate in plan.block(name).axes]
             rows[name] = jnp.reshape(table[table_rows(plan, name, batch)], (*shape, -1))
         noise: dict[str, Array] = {}
         base_log_prob: dict[str, Array] = {}
@@ -96,5 +96,5 @@ def _per_copy(block: BlockPlan, density: Array, batch: Batch) -> Array:
     """The density of each copy, `[*plates]`: a joint block's one number in equal parts."""
     if not block.joint:
         return density
-    sizes = [batch.index[plate].shape[0] for plate in block.plates]
+    sizes = [batch.indices[plate].shape[0] for plate in block.plates]
     return jnp.broadcast_to(density / block.copies, sizes)

@@ -85,7 +85,7 @@ class Layout:
         """
         with ExitStack() as stack:
             for plate in plates:
-                size = jnp.shape(batch.index[plate])[0]
+                size = jnp.shape(batch.indices[plate])[0]
                 stack.enter_context(numpyro.plate(plate, size, dim=self.dims[plate]))
             weights = product(batch.weights, plates)
             if weights is not None:
@@ -144,7 +144,7 @@ def _site(
     plates, event = variable.plates, variable.event
     parents = aligned_parents(graph, name, values, batch, lead=0)
     spec = graph.spec(name, {k: layout.to_site(v, plates) for k, v in parents.items()})
-    sizes = [batch.index[plate].shape[0] for plate in plates]
+    sizes = [batch.indices[plate].shape[0] for plate in plates]
     split = len(event) - spec.event_rank
     shape = (*layout.batch_shape(plates, sizes), *event[:split])
     if isinstance(spec, dist.Flat):

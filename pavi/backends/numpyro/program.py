@@ -96,7 +96,7 @@ class JaxProgram:
     ) -> tuple[JaxState, jax.Array]:
         selection, rate = inputs
         batch = full if selection is None else gather(self._plan.graph, full, selection)
-        sizes = {plate: index.shape[0] for plate, index in batch.index.items()}
+        sizes = {plate: index.shape[0] for plate, index in batch.indices.items()}
         key, key_noise = jax.random.split(state.key)
         shapes = noise_shapes(self._plan, self._settings.num_particles, sizes)
         keys = jax.random.split(key_noise, len(shapes))
@@ -138,15 +138,15 @@ class JaxProgram:
         )
         updates, optimizer = self._optimizer.update(gradients[0], state.optimizer)
         weights = jax.tree.map(lambda w, u: w - rate.learning * u, state.weights, updates)
-        average = jax.tree.map(
-            lambda a, w: a + rate.averaging * (w - a), state.average, weights
-        )
+        average = jax.tree.map(lambda a, w: a + rate.averaging * (w - a), state.average, weights)
         tables = {
             name: Table(
                 *(
                     x.at[places[name]].set(row)
                     for x, row in zip(
-                        table, adam_rows(drawn[name], gradients[1][name], rate.learning), strict=True
+                        table,
+                        adam_rows(drawn[name], gradients[1][name], rate.learning),
+                        strict=True,
                     )
                 )
             )

@@ -1,0 +1,1 @@
+"""The TFP adapter: programs on TensorFlow, surrogates and joint distributions of TFP."""

@@ -96,7 +96,7 @@ class SurrogatePosterior(tfd.JointDistribution):
         }
         batch = as_tensors(batch)
         self._plan, self._batch = plan, self._no_dependency(batch)
-        self._sizes = self._no_dependency({p: i.shape[0] for p, i in batch.index.items()})
+        self._sizes = self._no_dependency({p: i.shape[0] for p, i in batch.indices.items()})
         self._run_dtype = next(iter((*self.weights.values(), *self.tables.values()))).dtype
         self._parts = self._no_dependency(
             [

@@ -163,7 +163,7 @@ def make_joint_distribution(graph: PlateGraph, batch: Batch) -> tfd.JointDistrib
         `joint.experimental_pin(**{v.name: batch.values[v.name] for v in graph.observed})`.
     """
     batch = as_tensors(batch)
-    sizes = {plate: index.shape[0] for plate, index in batch.index.items()}
+    sizes = {plate: index.shape[0] for plate, index in batch.indices.items()}
     dtype = _dtype(batch)
     variables = [v for v in graph.variables.values() if isinstance(v, Random)]
 

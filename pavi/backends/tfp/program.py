@@ -162,7 +162,7 @@ class TensorFlowProgram:
         state = self._existing("run")
         selection, rate = inputs
         batch = gather(self._plan.graph, full, selection)
-        sizes = {plate: index.shape[0] for plate, index in batch.index.items()}
+        sizes = {plate: index.shape[0] for plate, index in batch.indices.items()}
         shapes = noise_shapes(self._plan, self._settings.num_particles, sizes)
         counts = [prod(shape) for shape in shapes.values()]
         # A generator of no state: the bits depend on the seed and the step alone.
