@@ -177,7 +177,7 @@ def _condition(
             potential = deep_set_potential(plan, block, own, context, batch, prior)
         else:
             potential = free_potential(rows[block.name], context, block.dimension, prior)
-    if block.encoder is not None and block.table_width:
+    if block.table_width and not block.free_potential:
         residual = ops.expand_dims(rows[block.name], 0)
     if potential is not None and block.encoder == "natural" and block.axes:
         # Where the evidence puts the copy, and how firmly: seen by the affine that corrects it.

@@ -45,6 +45,11 @@ def lower(
         FamilyError: an override of an unknown variable, or options that the graph cannot have.
     """
     batch = dict(batch or {})
+    if not graph.latents:
+        raise FamilyError(
+            f"The graph has no latents, so there is nothing to infer; its variables are "
+            f"{list(graph.variables)}. Add a pavi.Latent."
+        )
     for name in family.overrides:
         if name not in graph.variables or graph.variables[name].kind != "latent":
             raise FamilyError(f"Family(overrides=...): {name!r} is not a latent of this graph.")
@@ -327,7 +332,7 @@ def _block(
         context=context,
         flow=flow,
         parameters=tuple(parameters.items()),
-        table_width=_table_width(encoding, single, dimension, context_size),
+        table_width=_table_width(encoding, single, mean_field, dimension, context_size),
     )
 
 
@@ -393,13 +398,15 @@ def _flow(
     return Chain((*layers, affine))
 
 
-def _table_width(encoding: str, single: bool, dimension: int, context_size: int) -> int:
+def _table_width(
+    encoding: str, single: bool, mean_field: bool, dimension: int, context_size: int
+) -> int:
     """Columns of the free table: a potential and its slope in the context, or a residual.
 
     A block of one copy has none: the flow's own weights are its free row.
     """
     if single:
         return 0
-    if encoding == "free":
+    if encoding == "free" and not mean_field:
         return table_width(dimension, context_size)
-    return 2 * dimension if encoding == "encoder+free" else 0
+    return 0 if encoding == "encoder" else 2 * dimension

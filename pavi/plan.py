@@ -135,7 +135,12 @@ class BlockPlan:
     @property
     def reference(self) -> bool:
         """Whether its potential is held relative to the prior at the guide's centre."""
-        return self.encoder == "deep_set" or (self.table_width > 0 and self.encoder is None)
+        return self.encoder == "deep_set" or self.free_potential
+
+    @property
+    def free_potential(self) -> bool:
+        """Whether the rows of its table are potentials; else a row moves and scales its copy."""
+        return self.table_width > 0 and self.encoder is None and self.whitened
 
     @property
     def num_latents(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pavi.backends.base import Arrays, Functions, get_adapter
+from pavi.backends.base import Arrays, Functions, HostObjects, get_adapter
 from pavi.batch import Batch
 from pavi.binding import BoundData
 from pavi.data import Data
@@ -305,6 +305,18 @@ class Posterior:
             tables=tables,
             verdict=f"encoded with weights trained on other data; {self.verdict}",
         )
+
+    def host(self) -> HostObjects:
+        """The backend's own objects: its model, its guide, and the batch both are about.
+
+        Returns:
+            With NumPyro: a model and a guide to call with the batch, for `SVI`, `Predictive` or
+            `MCMC`. With TFP: the `tfd.JointDistribution` of the model and the surrogate posterior,
+            of trainable variables; both hold the batch already. The guide starts at this
+            posterior's weights; training it further leaves this posterior as it is.
+        """
+        adapter = get_adapter(self.backend)
+        return adapter.host(self.plan, self.weights, self.tables, self._full)
 
     def save(self, folder: str | Path) -> None:
         """Writes the run to a folder: weights in safetensors, the rest in JSON; atomically."""

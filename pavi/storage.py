@@ -47,6 +47,7 @@ def save(posterior: Posterior, folder: Path) -> None:
         arrays = {f"weights:{k}": np.ascontiguousarray(v) for k, v in posterior.weights.items()}
         arrays |= {f"tables:{k}": np.ascontiguousarray(v) for k, v in posterior.tables.items()}
         save_file(arrays, scratch / _WEIGHTS)
+        (scratch / _WEIGHTS).chmod(0o666 & ~_umask())
         description = _describe(posterior)
         description["weights_sha256"] = _digest(scratch / _WEIGHTS)
         body = json.dumps(description, indent=1, sort_keys=True)
@@ -144,6 +145,13 @@ def _describe(posterior: Posterior) -> dict[str, Any]:
             "elbo_se": posterior.history.elbo_se.tolist(),
         },
     }
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _digest(path: Path) -> str:

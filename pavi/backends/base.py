@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -80,6 +80,14 @@ class Functions(Protocol):
         """One-draw estimates of the ELBO of the batch, `[S]`."""
 
 
+class HostObjects(NamedTuple):
+    """A backend's own model and guide, and the batch of arrays they are about."""
+
+    model: Any
+    guide: Any
+    batch: Batch
+
+
 class Adapter(Protocol):
     """One backend: programs and functions of a plan."""
 
@@ -90,6 +98,9 @@ class Adapter(Protocol):
 
     def functions(self, plan: GuidePlan, dtype: str) -> Functions:
         """Compiles sampling and evaluation."""
+
+    def host(self, plan: GuidePlan, weights: Arrays, tables: Arrays, batch: Batch) -> HostObjects:
+        """The backend's own model and guide, at the given weights."""
 
 
 _NEEDS: Mapping[str, tuple[str, ...]] = {

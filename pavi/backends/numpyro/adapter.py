@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pavi.backends.base import Functions, Program, Settings
+from pavi.backends.base import Arrays, Functions, HostObjects, Program, Settings
 from pavi.backends.numpyro.functions import JaxFunctions
+from pavi.backends.numpyro.guide import make_guide
+from pavi.backends.numpyro.model import make_model
 from pavi.backends.numpyro.program import JaxProgram
 from pavi.batch import Batch
 from pavi.plan import GuidePlan
@@ -19,6 +21,9 @@ class NumPyroAdapter:
 
     def functions(self, plan: GuidePlan, dtype: str) -> Functions:
         return JaxFunctions(plan, dtype)
+
+    def host(self, plan: GuidePlan, weights: Arrays, tables: Arrays, batch: Batch) -> HostObjects:
+        return HostObjects(make_model(plan.graph), make_guide(plan, weights, tables), batch)
 
 
 ADAPTER = NumPyroAdapter()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pavi.backends.base import Functions, Program, Settings
+from pavi.backends.base import Arrays, Functions, HostObjects, Program, Settings
 from pavi.backends.tfp.functions import TensorFlowFunctions
+from pavi.backends.tfp.guide import make_surrogate
+from pavi.backends.tfp.model import make_joint_distribution
 from pavi.backends.tfp.program import TensorFlowProgram
 from pavi.batch import Batch
 from pavi.plan import GuidePlan
@@ -19,6 +21,10 @@ class TFPAdapter:
 
     def functions(self, plan: GuidePlan, dtype: str) -> Functions:
         return TensorFlowFunctions(plan, dtype)
+
+    def host(self, plan: GuidePlan, weights: Arrays, tables: Arrays, batch: Batch) -> HostObjects:
+        model = make_joint_distribution(plan.graph, batch)
+        return HostObjects(model, make_surrogate(plan, weights, tables, batch), batch)
 
 
 ADAPTER = TFPAdapter()
