@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from random_weights import random_weights
 from small_models import MODELS, Model, rng
 
 from pavi import Covariate, Data, Family, Latent, Observed, Plate, PlateGraph, dist, guide, ops
 from pavi.batch import Batch
-from pavi.bijectors import initial_parameters
 from pavi.data import BoundData
 from pavi.dist import supports
 from pavi.lowering import lower
@@ -210,13 +210,8 @@ def problem(case: Case, dtype: str = "float64", seed: int = 0, scale: float = 0.
     weights: dict[str, Array] = {}
     tables: dict[str, Array] = {}
     for block in plan.blocks:
-        start = initial_parameters(dict(block.parameters), draws, np.float64)
-        for name, value in start.items():
-            moved = value + scale * draws.normal(size=value.shape)
-            if not dict(block.parameters)[name].trainable:
-                # A reference is triangular, with a positive diagonal.
-                moved = np.tril(moved) if moved.ndim == 2 else np.abs(moved)
-            weights[f"{block.name}/{name}"] = moved.astype(dtype)
+        own = random_weights(dict(block.parameters), draws, scale)
+        weights |= {f"{block.name}/{name}": value.astype(dtype) for name, value in own.items()}
         if block.table_width:
             table = scale * draws.normal(size=(block.copies + 1, block.table_width))
             tables[block.name] = table.astype(dtype)

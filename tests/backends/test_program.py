@@ -18,8 +18,14 @@ RATE = 1e-3
 CASE = CASES["nested, missing"]
 
 
-def rates(learning: float = RATE, averaging: float = 0.0) -> Rates:
-    return Rates(*(np.full(STEPS, rate) for rate in (learning, averaging, 1.0)))
+def rates(learning: float = RATE, averaging: float = 0.0, refine: float = 1.0) -> Rates:
+    return Rates(*(np.full(STEPS, rate) for rate in (learning, averaging, 1.0, refine)))
+
+
+def one_step() -> Rates:
+    """The first step alone moves."""
+    first = np.where(np.arange(STEPS) == 0, RATE, 0.0)
+    return rates()._replace(learning=first)
 
 
 @cache
@@ -96,9 +102,8 @@ def test_noise_is_new_at_every_step(backend: str) -> None:
 
 def test_first_step_is_adams_and_other_rows_sleep(backend: str) -> None:
     p, program = fresh(backend)
-    first = np.where(np.arange(STEPS) == 0, RATE, 0.0)
     selection = selected(p)
-    program.run(selection, Rates(first, first * 0.0, first * 0.0 + 1.0))
+    program.run(selection, one_step())
     weights, tables, average = state(program)
     # Adam's first step has the length of the rate, wherever there is a gradient.
     moved = np.concatenate([np.ravel(weights[n] - p.weights[n]) for n in weights])
@@ -120,6 +125,23 @@ def test_rows_sleep_until_they_are_drawn(backend: str) -> None:
     assert not ever.all()
     assert not change[~ever].any()
     assert change[ever].any(axis=-1).all()
+
+
+def test_refining_weights_are_held_until_they_are_wanted(backend: str) -> None:
+    p, program = fresh(backend)
+    held = p.plan.refining
+    # Of this plan: the row of each county, and the affine that corrects its encoding.
+    assert "county" in held
+    assert "globals/flow/loc" not in held
+    for refine in (0.0, 1.0):
+        before = state(program)
+        program.run(selected(p), rates(refine=refine))
+        after = state(program)
+        for mine, theirs in zip(before[:2], after[:2], strict=True):
+            for name, value in mine.items():
+                fixed = name.rpartition("/")[2].startswith("reference")
+                moves = not fixed and (name not in held or refine == 1.0)
+                assert (theirs[name] != value).any() == moves, name
 
 
 def test_average_follows_the_weights(backend: str) -> None:
@@ -159,8 +181,7 @@ def test_rebase_keeps_tables_and_sets_the_optimizer_to_rest(backend: str) -> Non
     weights, tables, average = state(program)
     doubled = {name: 2.0 * value for name, value in before[0].items()}
     assert_same((weights, tables, average), (doubled, before[1], doubled))
-    first = np.where(np.arange(STEPS) == 0, RATE, 0.0)
-    program.run(selected(p), Rates(first, first * 0.0, first * 0.0 + 1.0))
+    program.run(selected(p), one_step())
     moved = np.concatenate([np.ravel(w - weights[n]) for n, w in state(program)[0].items()])
     assert_allclose(np.abs(moved[np.abs(moved) > 0]), RATE, rtol=2e-2)
 

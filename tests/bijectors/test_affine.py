@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from random_weights import random_weights
 
 from pavi.bijectors import (
     ConditionalAffine,
     GaussianPotential,
     PseudoConjugateAffine,
+    initial_parameters,
     solve_potential,
 )
 from pavi.bijectors.affine import strictly_lower
@@ -25,8 +27,11 @@ def dense(bijector: ConditionalAffine, params: dict[str, np.ndarray]) -> np.ndar
 def test_the_matrix_is_lower_triangular_and_uses_every_weight_once(size: int) -> None:
     bijector = ConditionalAffine(size)
     rng = np.random.default_rng(0)
+    specs = bijector.parameter_specs()
+    start = initial_parameters(specs, rng, "float64")
     params = {
-        name: rng.standard_normal(spec.shape) for name, spec in bijector.parameter_specs().items()
+        name: rng.standard_normal(spec.shape) if spec.trainable else start[name]
+        for name, spec in specs.items()
     }
     matrix = dense(bijector, params)
     np.testing.assert_allclose(matrix, np.tril(matrix), atol=1e-12)
@@ -37,9 +42,40 @@ def test_the_matrix_is_lower_triangular_and_uses_every_weight_once(size: int) ->
         np.testing.assert_allclose(
             strictly_lower(params["off_diagonal"], size), np.tril(matrix, -1), atol=1e-12
         )
-    # y = loc + L (x + shift)
+    # y = r + R (loc + L x)
     origin, _ = bijector.forward_and_log_det(params, np.zeros(size))
-    np.testing.assert_allclose(origin, params["loc"] + matrix @ params["shift"])
+    np.testing.assert_allclose(origin, params["loc"])
+    moved = random_weights(specs, rng)
+    moved |= {name: params[name] for name in specs if specs[name].trainable}
+    reference = moved["reference_scale"] if size > 1 else np.diag(moved["reference_scale"])
+    np.testing.assert_allclose(dense(bijector, moved), reference @ matrix, atol=1e-12)
+    origin, _ = bijector.forward_and_log_det(moved, np.zeros(size))
+    np.testing.assert_allclose(origin, moved["reference_loc"] + reference @ params["loc"])
+
+
+@pytest.mark.parametrize("rank", ["full", "diagonal"])
+def test_rebase_makes_the_steps_as_long_as_the_posterior_is_wide(rank: str) -> None:
+    bijector = ConditionalAffine(4, rank=rank)
+    params = random_weights(bijector.parameter_specs(), np.random.default_rng(0), 0.7)
+    before = dense(bijector, params)
+    far = bijector.rebase(params)
+    way = far["reference_loc"] - params["reference_loc"]
+    assert np.linalg.norm(way) > 0.1
+    # R R' = (R L)(R L)' + way way', of which the diagonal rank keeps the diagonal
+    square = before @ before.T + np.outer(way, way)
+    if rank == "diagonal":
+        np.testing.assert_allclose(far["reference_scale"] ** 2, np.diag(square))
+    else:
+        np.testing.assert_allclose(
+            far["reference_scale"] @ far["reference_scale"].T, square, atol=1e-12
+        )
+    # At home the reference is the whole scale, and the free part the identity.
+    home = bijector.rebase(far)
+    np.testing.assert_allclose(home["log_diagonal"], 0.0, atol=1e-12)
+    reference = home["reference_scale"]
+    np.testing.assert_allclose(
+        before, np.diag(reference) if rank == "diagonal" else reference, atol=1e-12
+    )
 
 
 def test_the_diagonal_rank_has_no_other_weights() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_weights import random_weights
 
 from pavi.bijectors import (
     Chain,
@@ -66,8 +67,8 @@ def test_a_wrong_weight_is_an_error() -> None:
     params = start(PLAIN)
     with pytest.raises(PaviError, match=r"parameter 'loc' of shape \(2,\); got \(3,\)"):
         PLAIN.forward_and_log_det({**params, "loc": np.zeros(3)}, X)
-    del params["shift"]
-    with pytest.raises(PaviError, match=r"parameter 'shift' of shape .* got .*'loc'"):
+    del params["log_diagonal"]
+    with pytest.raises(PaviError, match=r"parameter 'log_diagonal' of shape .* got .*'loc'"):
         PLAIN.forward_and_log_det(params, X)
 
 
@@ -97,6 +98,7 @@ def test_initial_weights_follow_their_specs() -> None:
         "zeros": ParameterSpec((3,)),
         "normal": ParameterSpec((4000,), "normal", 0.5),
         "eye": ParameterSpec((2, 3, 3), "eye", 2.0),
+        "constant": ParameterSpec((2,), "constant", -1.5),
     }
     values = initial_parameters(specs, np.random.default_rng(0), "float32")
     assert list(values) == list(specs)
@@ -104,21 +106,21 @@ def test_initial_weights_follow_their_specs() -> None:
     np.testing.assert_array_equal(values["zeros"], np.zeros(3))
     np.testing.assert_allclose(values["normal"].std(), 0.5, rtol=0.05)
     np.testing.assert_array_equal(values["eye"], [2.0 * np.eye(3)] * 2)
+    np.testing.assert_array_equal(values["constant"], [-1.5, -1.5])
     # The same seed, the same start, whatever the dtype.
     double = initial_parameters(specs, np.random.default_rng(0), "float64")
     np.testing.assert_array_equal(double["normal"].astype("float32"), values["normal"])
     with pytest.raises(PaviError, match=r"rank 2 or more .* 'a'; got \(3,\)"):
         initial_parameters({"a": ParameterSpec((3,), "eye")}, np.random.default_rng(0), "float32")
     unknown: Any = "ones"
-    with pytest.raises(PaviError, match="'eye' for parameter 'a'; got 'ones'"):
+    with pytest.raises(PaviError, match="'eye' or 'constant' for parameter 'a'; got 'ones'"):
         initial_parameters({"a": ParameterSpec((3,), unknown)}, np.random.default_rng(0), "float32")
 
 
 def test_a_chain_applies_its_first_member_first() -> None:
     chain = Chain([PLAIN, CONDITIONAL])
     rng = np.random.default_rng(0)
-    specs = chain.parameter_specs()
-    params = {name: rng.standard_normal(spec.shape) for name, spec in specs.items()}
+    params = random_weights(chain.parameter_specs(), rng)
     first = {name[2:]: value for name, value in params.items() if name.startswith("0/")}
     second = {name[2:]: value for name, value in params.items() if name.startswith("1/")}
     x, context = rng.standard_normal((5, 2)), rng.standard_normal((5, 3))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_weights import random_weights
 
 from pavi import ops
 from pavi.bijectors import (
@@ -86,7 +87,7 @@ class Tensorflow(Numpy):
         with self.tf.GradientTape() as tape:
             tape.watch(leaves)
             value = loss(leaves)
-        return tape.gradient(value, leaves)
+        return tape.gradient(value, leaves, unconnected_gradients="zero")
 
 
 FRAMEWORKS = {
@@ -124,8 +125,7 @@ class Case:
     def __init__(self, name: str, dtype: str = "float64") -> None:
         rng = np.random.default_rng(len(name))
         self.bijector = REGISTRY[name]()
-        specs = self.bijector.parameter_specs()
-        params = {key: 0.2 * rng.standard_normal(spec.shape) for key, spec in specs.items()}
+        params = random_weights(self.bijector.parameter_specs(), rng)
         x = 1.5 * rng.standard_normal((SAMPLES, ROWS, self.bijector.size))
         arguments = {"params": params, "x": x, "context": random_context(self.bijector, rng)}
         self.arguments = tree_map(lambda leaf: leaf.astype(dtype), arguments)
@@ -213,12 +213,18 @@ def test_every_leaf_receives_its_gradient(name: str, framework: str, method: str
         gradients = voice.gradients(loss, [voice.constant(leaf) for leaf in leaves])
         gradients = [ops.to_numpy(gradient) for gradient in gradients]
     labels = [*case.params, "x", *("context" for _ in leaves[len(case.params) + 1 :])]
-    for label, leaf, gradient in zip(labels, leaves, gradients, strict=True):
+    specs = case.bijector.parameter_specs()
+    trained = [label not in specs or specs[label].trainable for label in labels]
+    for label, leaf, gradient, is_trained in zip(labels, leaves, gradients, trained, strict=True):
         assert gradient.shape == leaf.shape, label
         assert np.all(np.isfinite(gradient)), label
-        assert np.any(gradient != 0.0), label
+        # The reference of an affine map is moved by `rebase`, never by a gradient.
+        assert np.any(gradient != 0.0) == is_trained, label
     # The derivative along one random direction, against a central difference of the oracle.
-    direction = [rng.standard_normal(leaf.shape) for leaf in leaves]
+    direction = [
+        rng.standard_normal(leaf.shape) * is_trained
+        for leaf, is_trained in zip(leaves, trained, strict=True)
+    ]
     for i, leaf in enumerate(leaves):
         if leaf.ndim == 3 and leaf is not case.x:
             # A precision stays symmetric: what is read of an asymmetric one is nobody's promise.
@@ -264,3 +270,40 @@ def test_initial_weights_are_the_identity(name: str) -> None:
         y, log_det = method(params, case.x, context)
         np.testing.assert_allclose(y, case.x, rtol=1e-14, atol=1e-14)
         np.testing.assert_allclose(log_det, 0.0, atol=1e-14)
+
+
+@names
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_rebase_leaves_the_map_as_it_is(name: str, dtype: str) -> None:
+    case, tolerance = Case(name, dtype), TOLERANCE[dtype]
+    specs = case.bijector.parameter_specs()
+    rebased = case.bijector.rebase(case.params)
+    assert {n: (w.shape, w.dtype.name) for n, w in rebased.items()} == {
+        n: (spec.shape, dtype) for n, spec in specs.items()
+    }
+    once = case.bijector.forward_and_log_det(case.params, case.x, case.context)
+    again = case.bijector.forward_and_log_det(rebased, case.x, case.context)
+    for mine, theirs in zip(again, once, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=10 * tolerance, atol=10 * tolerance)
+    # Everything that came to the reference has left the free part.
+    for key, value in rebased.items():
+        part = key.rpartition("reference_loc")
+        if part[1]:
+            loc = f"{part[0]}loc"
+            np.testing.assert_array_equal(rebased[loc], np.zeros_like(rebased[loc]))
+            assert np.all(value != case.params[key])
+        elif specs[key].trainable and key.rpartition("/")[2] not in (
+            "loc",
+            "log_diagonal",
+            "off_diagonal",
+        ):
+            np.testing.assert_array_equal(value, case.params[key])
+
+
+@names
+def test_rebase_at_home_changes_the_basis_alone(name: str) -> None:
+    # A second time nothing has moved: the free part is the identity and stays it.
+    case = Case(name)
+    home = case.bijector.rebase(case.bijector.rebase(case.params))
+    for key, value in case.bijector.rebase(home).items():
+        np.testing.assert_allclose(value, home[key], rtol=1e-12, atol=1e-12, err_msg=key)

@@ -205,6 +205,10 @@ class TensorFlowProgram:
         gradients = tf.nest.map_structure(
             lambda g: tf.where(finite & tf.math.is_finite(g), g, tf.zeros_like(g)), gradients
         )
+        gradients = tuple(
+            {n: g * rate.refine if n in self._plan.refining else g for n, g in part.items()}
+            for part in gradients
+        )
         # tf-keras holds the rate in float32 whatever the weights' dtype.
         self._optimizer.learning_rate = tf.cast(rate.learning, self._optimizer.learning_rate.dtype)
         gradient = tf.concat([tf.reshape(gradients[0][name], [-1]) for name in self._shapes], 0)
