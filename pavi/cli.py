@@ -84,6 +84,8 @@ _ENCODING = click.option(
 @click.version_option(pavi.__version__, prog_name="pavi")
 def main() -> None:
     """Plate-amortized variational inference for hierarchical models."""
+    # TensorFlow reports on its own start-up; the command's output is the posterior.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @main.command()

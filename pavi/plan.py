@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
-from pavi.bijectors import Bijector, ParameterSpec
+from pavi.bijectors import Bijector, Chain, ParameterSpec
 from pavi.family import Family
 from pavi.graph import PlateGraph
 
@@ -243,8 +243,17 @@ def describe_block(plan: GuidePlan, block: BlockPlan) -> list[str]:
             others = [name for name in factor.through if name != block.name]
             inside = f" through {', '.join(others)}" if others else ""
             lines.append(f"    evidence of {factor.observed}{inside}")
-    lines.append(f"  flow {block.flow}")
+    lines.append(f"  flow {_flow(block.flow)}")
     return lines
+
+
+def _flow(flow: Bijector) -> str:
+    members = flow.bijectors if isinstance(flow, Chain) else (flow,)
+    return " -> ".join(
+        f"{type(member).__name__}({member.size}"
+        + (f", context {member.context_size})" if member.context_size else ")")
+        for member in members
+    )
 
 
 def _via(recipe: Recipe) -> str:
