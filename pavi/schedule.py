@@ -18,7 +18,11 @@ from pavi.objective import Gradient
 CHUNK = 250
 WARM_UP = 100
 COOLED = 0.01
-MIN_COOL_DOWN, MAX_STEPS = 1500, 40_000
+MIN_COOL_DOWN = 1500
+# An automatic schedule's constant phases end here at the latest; its cool-down comes on top.
+MAX_STEPS = 40_000
+# The end of a phase that has not been decided yet.
+_OPEN = 10**9
 # Where a number of steps is given: shares of it at which the approach and the refining end.
 FIXED_SHARES = (0.25, 0.6)
 # A fit has settled when the recent windows differ by less than this many standard errors, or by
@@ -96,6 +100,11 @@ def judge(history: History, num_latents: int, *, whole: bool) -> Verdict:
         return Verdict(
             False, "the ELBO is not finite: look at the scale of the data and the priors"
         )
+    # Calls that overflowed, or of one step, tell nothing, and would make every comparison false.
+    known = np.isfinite(history.elbo) & np.isfinite(history.elbo_se)
+    history = History(*(part[known] for part in history.parts()))
+    if len(history.elbo) < 4:
+        return Verdict(False, f"{taken} steps are too few to tell; give at least {8 * CHUNK}")
     windows = min(4, len(history.elbo) // 2)
     rise, error = drift(history, windows)
     floor = NATS_PER_LATENT * num_latents
@@ -134,7 +143,7 @@ class Schedule:
         self._peak, self._gradient = learning_rate, gradient
         self._automatic = isinstance(steps, str)
         if isinstance(steps, str):
-            self._ends = [MAX_STEPS, MAX_STEPS, MAX_STEPS]
+            self._ends = [_OPEN, _OPEN, _OPEN]
         else:
             self._ends = [int(share * steps) for share in (*FIXED_SHARES, 1.0)]
         self._taken = 0
@@ -170,7 +179,7 @@ class Schedule:
         if not self._automatic or self.cooling:
             return
         verdict = self.judge(history, num_latents, whole=whole)
-        if self._ends[0] == MAX_STEPS:
+        if self._ends[0] == _OPEN:
             if verdict.converged or self._taken >= MAX_STEPS // 2:
                 self._ends[0], self._records = self._taken, len(history.elbo)
         elif verdict.converged or self._taken >= MAX_STEPS:
