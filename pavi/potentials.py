@@ -31,7 +31,7 @@ from pavi.alignment import align, pool
 from pavi.batch import Batch
 from pavi.bijectors import GaussianPotential, solve_potential
 from pavi.model import evaluate_spec, observed_value, row_weights
-from pavi.plan import BlockPlan, GuidePlan
+from pavi.plan import BlockPlan, GuidePlan, Recipe
 from pavi.whitening import block_diagonal, from_whitened, merge_copies, split_copies
 
 Array = Any
@@ -230,37 +230,49 @@ def _pool_rows(
 ) -> None:
     """Sums `J' h J` and `J' g` over event axes and into the elements of each block."""
     sizes = {p: ops.shape(index)[0] for p, index in batch.indices.items()}
-    full = tuple(sizes[p] for p in plates)
-    event = tuple(range(1 + len(plates), len(ops.shape(gradient))))
+    rank = len(ops.shape(gradient))
     blocks = [plan.block(n) for n in names]
 
-    def over_event(x: Array, trailing: int) -> Array:
+    def pooled(x: Array, *jacobians: Array, recipe: Recipe) -> Array:
+        """Sum of x times the outer product of the Jacobians, over rows and event axes."""
+        kept = {child for _, child in recipe}
+        apart = [1 + i for i, plate in enumerate(plates) if plate not in kept]
+        summed = [*apart, *range(1 + len(plates), rank)]
+        # J' (sum h) J, not sum (J' h J), along the axes that no Jacobian varies along.
+        early = tuple(
+            a
+            for a in summed
+            if ops.shape(x)[a] > 1 and all(ops.shape(j)[a] == 1 for j in jacobians)
+        )
+        x = ops.sum(x, axis=early, keepdims=True) if early else x
+        trailing = len(jacobians)
+        for i, jacobian in enumerate(jacobians):
+            x = ops.expand_dims(x, -1) * (ops.expand_dims(jacobian, -2) if i else jacobian)
+        event = tuple(range(1 + len(plates), rank))
         x = ops.sum(x, axis=event) if event else x
         shape = ops.shape(x)
+        full = tuple(1 if 1 + i in early else sizes[p] for i, p in enumerate(plates))
         rows = (shape[0], *full, *shape[len(shape) - trailing :])
-        return x if shape == rows else ops.broadcast_to(x, rows)
+        x = x if shape == rows else ops.broadcast_to(x, rows)
+        return pool(x, recipe, plates, sizes, batch.members, trailing=trailing)
 
     for i, b in enumerate(blocks):
         mine = parts[b.name]
         recipe = plan.graph.alignment(b.plates, plates)
-        weighted = mine * ops.expand_dims(information, -1)
-        shift = over_event(mine * ops.expand_dims(gradient, -1), 1)
-        shift = pool(shift, recipe, plates, sizes, batch.members, trailing=1)
-        square = over_event(ops.expand_dims(weighted, -1) * ops.expand_dims(mine, -2), 2)
-        square = pool(square, recipe, plates, sizes, batch.members, trailing=2)
+        shift = pooled(gradient, mine, recipe=recipe)
+        square = pooled(information, mine, mine, recipe=recipe)
         factors.add(factors.shift, b.name, merge_copies(b, shift))
         factors.add(factors.precision, b.name, block_diagonal(b, square))
         for other in blocks[:i]:
-            both = ops.expand_dims(weighted, -1) * ops.expand_dims(parts[other.name], -2)
-            both = over_event(both, 2)
+            theirs = parts[other.name]
             if other.joint:
                 # Plates that b's rows lie in already are placed afterwards, not summed over.
                 apart = tuple(q for q in other.plates if not _lies_in(plan, b.plates, (q,)))
                 joined = recipe + plan.graph.alignment(apart, plates)
-                both = pool(both, joined, plates, sizes, batch.members, trailing=2)
+                both = pooled(information, mine, theirs, recipe=joined)
                 both = _joint_columns(plan, b, other, apart, both, batch)
             elif _lies_in(plan, b.plates, other.plates):
-                both = pool(both, recipe, plates, sizes, batch.members, trailing=2)
+                both = pooled(information, mine, theirs, recipe=recipe)
             else:
                 continue
             if b.joint:
