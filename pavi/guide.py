@@ -34,6 +34,13 @@ Params = Mapping[str, Array]
 _LOG_2_PI = float(np.log(2.0 * np.pi))
 
 
+class _Evidence(NamedTuple):
+    """The natural encoding of a block: its potential, and what an affine that corrects it sees."""
+
+    potential: GaussianPotential
+    features: Array | None
+
+
 class Draw(NamedTuple):
     """Draws of a guide on a batch.
 
@@ -43,6 +50,8 @@ class Draw(NamedTuple):
         whitened: the whitened coordinates in between, `{block: [S, *axes, dimension]}`.
         prior_log_det: log |d theta / d w| of whitening and links, `{block: [S, *axes]}`.
         log_prob: log q of each copy's vector, `{block: [S, *axes]}`.
+        evidence: natural encodings at these values; they have no weights, so that whoever evaluates
+            the draw may use them again.
     """
 
     values: dict[str, Array]
@@ -50,6 +59,7 @@ class Draw(NamedTuple):
     whitened: dict[str, Array]
     prior_log_det: dict[str, Array]
     log_prob: dict[str, Array]
+    evidence: dict[str, _Evidence]
 
 
 class _Conditional(NamedTuple):
@@ -87,7 +97,7 @@ def sample(
         The draws, with their log density.
     """
     centre = _centre(plan, params, rows, noise, batch)
-    draw = Draw({}, {}, {}, {}, {})
+    draw = Draw({}, {}, {}, {}, {}, {})
     for block in plan.blocks:
         eps, name = noise[block.name], block.name
         given = _condition(plan, block, params, rows, draw, centre, batch, eps)
@@ -112,7 +122,7 @@ def log_prob(
         w, log_det = to_whitened(plan, block, values, batch)
         whitened[block.name] = merge_copies(block, w)
         prior_log_det[block.name] = -_total(block, log_det)
-    draw = Draw(dict(values), {}, whitened, prior_log_det, {})
+    draw = Draw(dict(values), {}, whitened, prior_log_det, {}, {})
     return evaluate(plan, params, rows, draw, batch)
 
 
@@ -170,7 +180,11 @@ def _condition(
     potential: GaussianPotential | None = None
     residual: Array | None = None
     if block.encoder == "natural":
-        potential = natural_potential(plan, block, values, batch, like)
+        if block.name not in draw.evidence:
+            draw.evidence[block.name] = _evidence(plan, block, values, batch, like)
+        potential, features = draw.evidence[block.name]
+        if features is not None:
+            context = features if context is None else ops.concat([context, features], -1)
     elif block.reference:
         prior = _prior_shift(plan, block, values, centre, batch, like)
         if block.encoder == "deep_set":
@@ -179,16 +193,20 @@ def _condition(
             potential = free_potential(rows[block.name], context, block.dimension, prior)
     if block.table_width and not block.free_potential:
         residual = ops.expand_dims(rows[block.name], 0)
-    if potential is not None and block.encoder == "natural" and block.axes:
-        # Where the evidence puts the copy, and how firmly: seen by the affine that corrects it.
-        mean, cholesky = solve_potential(potential)
-        size = block.dimension
-        firm = [ops.log(cholesky[..., i, i]) for i in range(size)]
-        features = [ops.arcsinh(mean), ops.stack(firm, -1)]
-        if context is not None:
-            features.insert(0, context)
-        context = ops.concat(features, -1)
     return _Conditional(own, context, potential, residual)
+
+
+def _evidence(
+    plan: GuidePlan, block: BlockPlan, values: Mapping[str, Array], batch: Batch, like: Array
+) -> _Evidence:
+    """The natural encoding of a block given the latents of the earlier ones."""
+    potential = natural_potential(plan, block, values, batch, like)
+    if not block.axes:
+        return _Evidence(potential, None)
+    # Where the evidence puts the copy, and how firmly: seen by the affine that corrects it.
+    mean, cholesky = solve_potential(potential)
+    firm = [ops.log(cholesky[..., i, i]) for i in range(block.dimension)]
+    return _Evidence(potential, ops.concat([ops.arcsinh(mean), ops.stack(firm, -1)], -1))
 
 
 def _context(
@@ -234,7 +252,7 @@ def _centre(
         return None
     sizes = {plate: ops.shape(index)[0] for plate, index in batch.indices.items()}
     anchor = next(iter(like.values()))
-    draw = Draw({}, {}, {}, {}, {})
+    draw = Draw({}, {}, {}, {}, {}, {})
     for block in plan.blocks:
         shape = noise_shapes(plan, 1, sizes)[block.name]
         eps = ops.asarray(np.zeros(shape), like=anchor)
