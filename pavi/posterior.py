@@ -86,8 +86,9 @@ class Posterior:
 
     def _chunks(self, num_samples: int, seed: int, batch: Batch) -> Iterator[tuple[Arrays, int]]:
         """Noise in chunks of one size, and how many of each chunk's draws are wanted."""
-        if num_samples < 1:
-            raise DataError(f"num_samples={num_samples}: expected a positive integer.")
+        integer = isinstance(num_samples, int | np.integer) and not isinstance(num_samples, bool)
+        if not integer or num_samples < 1:
+            raise DataError(f"num_samples={num_samples!r}: expected a positive integer.")
         sizes = {plate: len(index) for plate, index in batch.indices.items()}
         shapes = noise_shapes(self.plan, 1, sizes)
         rows = sum(prod(np.shape(v)) for v in batch.values.values())
@@ -116,7 +117,9 @@ class Posterior:
             num_samples: number of draws.
             seed: seed of the noise.
             variables: latents to return, all by default.
-            plates: elements to keep, `{"county": [3, 5]}`.
+            plates: elements to keep, `{"county": [3, 5]}`, and what lies within them: a plate that
+                is named has these elements, in this order; a plate within it, such as the homes of
+                these counties, has their members, in the order of the data.
 
         Returns:
             `{name: [num_samples, *plates, *event]}`.
@@ -126,7 +129,9 @@ class Posterior:
         """
         names = self._latent_names(variables)
         chosen = self._chosen(plates or {})
-        whole, batch = self._reduced(chosen)
+        kept = self._kept(chosen)
+        batch = self._reduced(chosen)
+        places = {plate: _places(batch.indices[plate], index) for plate, index in kept.items()}
         rows = self._rows(batch)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for noise, wanted in self._chunks(num_samples, seed, batch):
@@ -134,8 +139,8 @@ class Posterior:
             for name in names:
                 value = drawn[name][:wanted]
                 for axis, plate in enumerate(self.graph.variables[name].plates):
-                    if plate in chosen and plate in whole:
-                        value = np.take(value, chosen[plate], axis=1 + axis)
+                    if plate in places:
+                        value = np.take(value, places[plate], axis=1 + axis)
                 parts[name].append(value)
         return {name: np.concatenate(part) for name, part in parts.items()}
 
@@ -168,8 +173,29 @@ class Posterior:
             out[plate] = index
         return out
 
-    def _reduced(self, chosen: Mapping[str, np.ndarray]) -> tuple[set[str], Batch]:
-        """Plates that must be drawn whole all the same, and the batch to draw on."""
+    def _kept(self, chosen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Elements of each plate that are chosen, or within chosen ones; none of other plates."""
+        out: dict[str, np.ndarray] = {}
+        for plate, size in self.data.sizes.items():
+            owners = [owner for owner in self.graph.owners(plate) if owner in chosen]
+            inside = np.ones(size, bool)
+            for owner in owners:
+                inside &= np.isin(self.data.members[plate][owner], chosen[owner])
+            if plate in chosen:
+                out[plate] = chosen[plate]
+                outside = chosen[plate][~inside[chosen[plate]]]
+                if len(outside):
+                    raise DataError(
+                        f"plates={{{plate!r}: ...}}: element {outside[0]} does not lie within the "
+                        f"chosen elements of {' and '.join(map(repr, owners))}; choose its owner "
+                        f"too, or name {plate!r} alone."
+                    )
+            elif owners:
+                out[plate] = np.flatnonzero(inside)
+        return out
+
+    def _reduced(self, chosen: Mapping[str, np.ndarray]) -> Batch:
+        """A batch to draw the chosen elements on; it may hold others."""
         whole: set[str] = set()
         for block in self.plan.blocks:
             for plate in chosen:
@@ -183,7 +209,11 @@ class Posterior:
                 if (block.joint and plate in above) or plate in below - above:
                     whole.add(plate)
         part = {plate: index for plate, index in chosen.items() if plate not in whole}
-        return whole, subset(self.data, part, self.dtype) if part else self._full
+        # What lies within a reduced plate is reduced with it.
+        for plate in list(part):
+            if any(owner in part for owner in self.graph.owners(plate)):
+                del part[plate]
+        return subset(self.data, part, self.dtype) if part else self._full
 
     def mean(self, num_samples: int = 4000, *, seed: int = 0) -> Arrays:
         """Posterior means `{name: [*plates, *event]}`, from `num_samples` draws."""
@@ -215,6 +245,8 @@ class Posterior:
         self, q: float | Sequence[float], num_samples: int = 4000, *, seed: int = 0
     ) -> Arrays:
         """Posterior quantiles: `{name: [*plates, *event]}`, or `[len(q), ...]` for several."""
+        if not np.all((np.asarray(q) >= 0) & (np.asarray(q) <= 1)):
+            raise DataError(f"q={q!r}: expected numbers between 0 and 1.")
         draws = self.sample(num_samples, seed=seed)
         return {name: np.quantile(value, q, axis=0) for name, value in draws.items()}
 
@@ -249,7 +281,7 @@ class Posterior:
                 raise DataError(f"log_prob needs every latent; {latent.name!r} is missing.")
             value = np.asarray(values[latent.name], self.dtype)
             shape = (*(self.data.sizes[p] for p in latent.plates), *latent.event)
-            if value.shape[1:] != shape or (count not in (None, len(value))):
+            if value.shape[1:] != shape or not value.ndim or count not in (None, len(value)):
                 raise DataError(
                     f"log_prob: {latent.name!r} has shape {value.shape}; expected "
                     f"[{'num_samples' if count is None else count}, "
@@ -263,8 +295,9 @@ class Posterior:
     def encode(self, data: Data) -> Posterior:
         """The posterior of other data of the same model, with no training.
 
-        Globals keep the posterior they were trained to. Every latent in plates gets its encoding
-        from the new data; elements never seen have no free residual.
+        Globals that are encoded freely, as by default, keep the posterior they were trained to;
+        with an encoder they follow the new data. Every latent in plates gets its encoding from the
+        new data; elements never seen have no free residual.
 
         Args:
             data: other data for the same graph; plates may have other sizes.
@@ -323,6 +356,12 @@ class Posterior:
         from pavi.storage import save
 
         save(self, Path(folder))
+
+
+def _places(indices: np.ndarray, elements: np.ndarray) -> np.ndarray:
+    """Places of ground elements among the rows of a batch, which has all of them."""
+    order = np.argsort(indices, kind="stable")
+    return order[np.searchsorted(indices, elements, sorter=order)]
 
 
 def _fixed_overrides(plan: GuidePlan) -> dict[str, dict[str, Any]]:

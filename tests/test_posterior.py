@@ -1,0 +1,453 @@
+"""What a posterior answers: draws, parts of them, moments, densities, elements never seen.
+
+Weights are random and not trained: whatever the guide is, its draws, moments and densities agree.
+The laws are tested on NumPy; that each backend gives the same numbers is tested once for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from complaints import data_error
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy_backend import as_posterior, install, on_backend, random_posterior
+from small_models import MODELS, rng
+from varied_models import CASES, Case, problem
+
+from pavi import Data, Family, FamilyError, Latent, Observed, Plate, PlateGraph, Posterior, dist
+from pavi.batch import Batch
+from pavi.guide import noise_shapes
+from pavi.subsampling import full_batch
+
+PLAIN = Family(hidden=4, encoding_size=3, flow="none")
+
+
+@pytest.fixture(autouse=True)
+def numpy_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+
+
+# --- draws --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nested, missing", "dense", "crossed, joint block", "cholesky"])
+def test_draws_have_names_and_shapes(name: str) -> None:
+    posterior = random_posterior(CASES[name], "float32")
+    draws = posterior.sample(7)
+    latents = posterior.graph.latents
+    assert list(draws) == [latent.name for latent in latents]
+    for latent in latents:
+        plates = (posterior.data.sizes[plate] for plate in latent.plates)
+        assert draws[latent.name].shape == (7, *plates, *latent.event)
+        assert draws[latent.name].dtype == np.float32
+
+
+def test_the_same_seed_gives_the_same_draws() -> None:
+    posterior = random_posterior(CASES["nested, missing"])
+    first, again, other = (posterior.sample(5, seed=seed) for seed in (3, 3, 4))
+    for name, draw in first.items():
+        assert_array_equal(draw, again[name])
+        assert (draw != other[name]).all()
+        assert len(np.unique(draw)) == draw.size
+
+
+def test_variables_are_those_asked_for_in_that_order() -> None:
+    posterior = random_posterior(CASES["nested, missing"])
+    every = posterior.sample(5)
+    some = posterior.sample(5, variables=["effect", "mu"])
+    assert list(some) == ["effect", "mu"]
+    for name, draw in some.items():
+        assert_array_equal(draw, every[name])
+
+
+def test_draws_beyond_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pavi.posterior._MAX_CHUNK", 4)
+    posterior = random_posterior(CASES["nested, missing"])
+    draws = posterior.sample(11)
+    assert {len(draw) for draw in draws.values()} == {11}
+    assert len(np.unique(draws["mu"])) == 11
+    # Moments are put together from the same chunks.
+    for name, mean in posterior.mean(11).items():
+        assert_allclose(mean, draws[name].mean(0), rtol=1e-12, atol=1e-12)
+    for name, sd in posterior.sd(11).items():
+        assert_allclose(sd, draws[name].std(0, ddof=1), rtol=1e-12)
+    value, error = posterior.elbo(11)
+    assert np.isfinite(value)
+    assert error > 0
+
+
+def test_moments_and_quantiles_are_those_of_the_draws() -> None:
+    posterior = random_posterior(CASES["nested, missing"], "float32")
+    draws = posterior.sample(400, seed=2)
+    mean, sd = posterior.mean(400, seed=2), posterior.sd(400, seed=2)
+    median = posterior.quantile(0.5, 400, seed=2)
+    both = posterior.quantile([0.05, 0.95], 400, seed=2)
+    for name, draw in draws.items():
+        exact = draw.astype(np.float64)
+        assert_allclose(mean[name], exact.mean(0), rtol=1e-10, atol=1e-12)
+        assert_allclose(sd[name], exact.std(0, ddof=1), rtol=1e-10)
+        assert_array_equal(median[name], np.quantile(draw, 0.5, axis=0))
+        assert both[name].shape == (2, *draw.shape[1:])
+        assert_allclose(both[name][0], np.quantile(exact, 0.05, axis=0), rtol=1e-6)
+        assert (both[name][0] < both[name][1]).all()
+
+
+def test_moments_keep_their_digits_far_from_zero() -> None:
+    # Data on a raw scale in the hundreds of thousands, in float32
+    graph = PlateGraph(
+        [Plate("row")],
+        [
+            Latent("mu", dist.Normal(300_000.0, 1.0)),
+            Observed("y", lambda mu: dist.Normal(mu, 1e4), plates="row"),
+        ],
+    )
+    case = Case(lambda: (graph, Data({"y": np.full(3, 3e5)})), PLAIN)
+    posterior = random_posterior(case, "float32")
+    sd, draws = posterior.sd(500)["mu"], posterior.sample(500)["mu"].astype(np.float64)
+    assert_allclose(sd, draws.std(ddof=1), rtol=1e-9)
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+
+def reduced_noise(posterior: Posterior, samples: int) -> Any:
+    """A source of noise in which each ground element has its own, whichever batch it is in."""
+    shapes = noise_shapes(posterior.plan, samples, posterior.data.sizes)
+    ground = {name: rng(50).normal(size=shape) for name, shape in shapes.items()}
+
+    def chunks(
+        self: Posterior, num_samples: int, seed: int, batch: Batch
+    ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+        noise = dict(ground)
+        for block in self.plan.blocks:
+            for axis, plate in enumerate(block.axes):
+                noise[block.name] = np.take(noise[block.name], batch.indices[plate], 1 + axis)
+        yield noise, num_samples
+
+    return chunks
+
+
+PARTS: list[tuple[str, Case, dict[str, list[int]]]] = [
+    (f"{model}, {family.encoding}, {sorted(part)}", Case(MODELS[model], family), part)
+    for model, options, parts in [
+        # One group is empty, another one has lost all of its data.
+        (
+            "county, missing",
+            ({}, {"encoding": "free"}, {"encoder": "deep_set"}, {"structure": "mean_field"}),
+            ({"county": [4, 2, 0]}, {"county": [3]}),
+        ),
+        (
+            "three levels, centred",
+            ({}, {"encoding": "free"}),
+            ({"batch": [2, 0]}, {"cask": [5, 1]}, {"test": [3]}, {"batch": [2, 0], "cask": [5, 1]}),
+        ),
+        (
+            "crossed, rows",
+            ({}, {"joint_limit": 0}, {"encoding": "free"}),
+            ({"student": [2, 0]}, {"lecturer": [4, 1]}, {"student": [1], "lecturer": [0, 3]}),
+        ),
+        (
+            "crossed, own effects",
+            ({}, {"encoding": "free"}),
+            ({"cell": [4, 0]}, {"row": [1]}, {"column": [2, 1]}, {"row": [1], "cell": [2, 1]}),
+        ),
+        (
+            "crossed, own effects, dense",
+            ({}, {"encoding": "free"}),
+            ({"row": [1]}, {"column": [2, 0]}, {"column": [2, 0], "row": [0]}),
+        ),
+        ("region over crossed", ({},), ({"site": [2, 0]}, {"region": [1]}, {"year": [4, 0]})),
+        ("two orders", ({},), ({"a": [1]}, {"b": [2, 0]}, {"a": [0], "b": [1, 2]})),
+    ]
+    for family in (replace(PLAIN, **given) for given in options)
+    for part in parts
+]
+
+
+@pytest.mark.parametrize(("label", "case", "part"), PARTS, ids=str)
+def test_a_part_is_the_whole_with_the_rest_left_out(
+    label: str, case: Case, part: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posterior = random_posterior(case)
+    monkeypatch.setattr(Posterior, "_chunks", reduced_noise(posterior, 6))
+    whole, chosen = posterior.sample(6), posterior.sample(6, plates=part)
+    assert list(chosen) == list(whole)
+    for latent in posterior.graph.latents:
+        expected = whole[latent.name]
+        for axis, plate in enumerate(latent.plates):
+            expected = np.take(expected, kept(posterior, plate, part), 1 + axis)
+        assert chosen[latent.name].shape == expected.shape, latent.name
+        assert_allclose(chosen[latent.name], expected, rtol=1e-9, atol=1e-9, err_msg=latent.name)
+
+
+def kept(posterior: Posterior, plate: str, part: Mapping[str, list[int]]) -> np.ndarray:
+    """Elements of a plate that were named, in that order, or that lie within the named ones."""
+    if plate in part:
+        return np.array(part[plate])
+    inside = np.ones(posterior.data.sizes[plate], bool)
+    for owner, index in posterior.data.members[plate].items():
+        if owner in part:
+            inside &= np.isin(index, part[owner])
+    return np.flatnonzero(inside)
+
+
+def test_an_element_outside_of_the_chosen_owners_is_an_error() -> None:
+    posterior = random_posterior(Case(MODELS["three levels, centred"], PLAIN))
+    owner = posterior.data.members["cask"]["batch"]
+    other = int(np.flatnonzero(owner != owner[3])[0])
+    data_error(
+        lambda: posterior.sample(1, plates={"cask": [3, other], "batch": [int(owner[3])]}),
+        "'cask'",
+        f"element {other}",
+        "'batch'",
+        "alone",
+    )
+
+
+# --- densities ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nested, missing", "nested, free", "crossed, joint block"])
+def test_log_prob_of_draws_is_the_density_that_drew_them(name: str) -> None:
+    posterior = random_posterior(CASES[name])
+    draws = posterior.sample(50)
+    log_q = posterior.log_prob(draws)
+    assert log_q.shape == (50,)
+    # ELBO = mean of log p - log q: with log q counted twice the difference would be seen.
+    shifted = {**draws, "mu": draws["mu"] + 1e-5}
+    back = {**draws, "mu": draws["mu"] - 1e-5}
+    assert np.isfinite(posterior.log_prob(shifted) - posterior.log_prob(back)).all()
+    # E_q[score] = 0 and E_q[q'/q] = 0 for another density q' of the same support: the mean of
+    # exp(log q' - log q) is 1 where q' is q moved by a little.
+    many = posterior.sample(20_000, seed=1)
+    ratio = np.exp(posterior.log_prob({**many, "mu": many["mu"] + 0.02}) - posterior.log_prob(many))
+    assert abs(ratio.mean() - 1.0) < 5 * ratio.std() / np.sqrt(len(ratio))
+
+
+def test_log_prob_takes_lists_and_integers() -> None:
+    posterior = random_posterior(CASES["nested, missing"])
+    values: dict[str, Any] = {
+        name: np.ones_like(draw) for name, draw in posterior.sample(2).items()
+    }
+    expected = posterior.log_prob(values)
+    values = {name: value.astype(int).tolist() for name, value in values.items()}
+    assert_array_equal(posterior.log_prob(values), expected)
+
+
+def test_elbo_is_the_mean_of_log_p_minus_log_q() -> None:
+    posterior = random_posterior(Case(lambda: (GAUSSIAN, groups([2, 2, 1], 65)), PLAIN), scale=0.1)
+    value, error = posterior.elbo(500, seed=3)
+    again = posterior.elbo(500, seed=4)
+    assert abs(value - again[0]) < 5 * np.hypot(error, again[1])
+    assert posterior.elbo(500, seed=3) == (value, error)
+    assert np.isnan(posterior.elbo(1)[1])
+    # A quarter of the error with sixteen times the draws
+    assert_allclose(posterior.elbo(8000, seed=5)[1], error / 4, rtol=0.3)
+
+
+# --- elements never seen ------------------------------------------------------------------------
+
+
+def groups(counts: list[int], seed: int) -> Data:
+    member = rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    y = rng(seed + 1).normal(1.0, 2.0, len(member))
+    return Data({"y": y}, {"obs": {"group": member}}, {"group": len(counts)})
+
+
+GAUSSIAN = PlateGraph(
+    [Plate("group"), Plate("obs", within="group")],
+    [
+        Latent("mu", dist.Normal(0.0, 1.0)),
+        Latent("theta", lambda mu: dist.Normal(mu, 0.5), plates="group"),
+        Observed("y", lambda theta: dist.Normal(theta, 0.7), plates="obs"),
+    ],
+)
+
+
+def exact_conditional(data: Data, mu: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """log p(theta | mu, y), `[S]`, of the model above."""
+    member, y = data.members["obs"]["group"], data.values["y"]
+    total = np.zeros(len(mu))
+    for g in range(data.sizes["group"]):
+        own = y[member == g]
+        precision = 1 / 0.5**2 + len(own) / 0.7**2
+        mean = (mu / 0.5**2 + own.sum() / 0.7**2) / precision
+        total += -0.5 * precision * (theta[:, g] - mean) ** 2 + 0.5 * np.log(precision / 2 / np.pi)
+    return total
+
+
+def conjugate(data: Data, **options: Any) -> Posterior:
+    """A posterior whose affine maps are identities: evidence alone says where and how wide."""
+    p = problem(Case(lambda: (GAUSSIAN, data), replace(PLAIN, **options)), scale=0.0)
+    return as_posterior(p)
+
+
+def test_new_groups_of_other_sizes_get_their_exact_conditional() -> None:
+    old = groups([4, 1, 3, 2], 60)
+    posterior = conjugate(old, residual_limit=0)
+    assert [block.encoding for block in posterior.plan.blocks] == ["free", "encoder"]
+    mu, theta = rng(61).normal(size=9), rng(64).normal(size=(9, 4))
+    trained = posterior.log_prob({"mu": mu, "theta": theta}) - exact_conditional(old, mu, theta)
+    for counts in ([4, 1, 3, 2], [2, 7], [5, 0, 1, 1, 9, 3, 2]):
+        new = groups(counts, 62)
+        encoded = posterior.encode(new)
+        assert encoded.data.sizes["group"] == len(counts)
+        assert encoded.sample(3)["theta"].shape == (3, len(counts))
+        theta = rng(63).normal(size=(9, len(counts)))
+        found = encoded.log_prob({"mu": mu, "theta": theta})
+        # What is left is log q(mu): the globals keep the posterior they were trained to.
+        assert_allclose(found - exact_conditional(new, mu, theta), trained, rtol=1e-9, atol=1e-9)
+
+
+def test_encoded_globals_follow_the_new_data() -> None:
+    posterior = conjugate(groups([4, 1, 3, 2], 60), encoding="encoder")
+    new = groups([2, 7, 1], 62)
+    mu, theta = rng(61).normal(size=9), rng(63).normal(size=(9, 3))
+    found = posterior.encode(new).log_prob({"mu": mu, "theta": theta})
+    # p(mu | y), each group's mean being one observation of mu
+    member, y = new.members["obs"]["group"], new.values["y"]
+    counts = np.bincount(member)
+    weight = 1 / (0.5**2 + 0.7**2 / counts)
+    precision = 1.0 + weight.sum()
+    mean = (weight * np.bincount(member, y) / counts).sum() / precision
+    log_mu = -0.5 * precision * (mu - mean) ** 2 + 0.5 * np.log(precision / 2 / np.pi)
+    assert_allclose(found, exact_conditional(new, mu, theta) + log_mu, rtol=1e-9, atol=1e-9)
+
+
+def test_encoding_the_same_data_without_residuals_changes_nothing() -> None:
+    posterior = random_posterior(CASES["crossed, joint block"])
+    encoded = posterior.encode(MODELS["crossed, rows"]()[1])
+    for name, draw in posterior.sample(4).items():
+        assert_array_equal(encoded.sample(4)[name], draw)
+    assert "encoded" in encoded.verdict
+    # Of encoder+free, the residual belongs to elements that were seen.
+    posterior = random_posterior(CASES["nested, missing"])
+    encoded = posterior.encode(MODELS["county, missing"]()[1])
+    assert not encoded.tables["county"].any()
+    assert_array_equal(encoded.sample(4)["mu"], posterior.sample(4)["mu"])
+    assert (encoded.sample(4)["effect"] != posterior.sample(4)["effect"]).all()
+    assert posterior.tables["county"].any()
+
+
+def test_many_more_elements_than_would_be_given_residuals() -> None:
+    # 'auto' settles on a residual for few copies and on none for many: what was trained rules.
+    family = replace(PLAIN, residual_limit=5)
+    posterior = random_posterior(Case(lambda: (GAUSSIAN, groups([2, 2, 1], 65)), family))
+    assert posterior.plan.block("group").encoding == "encoder+free"
+    encoded = posterior.encode(groups([1] * 12, 66))
+    assert encoded.plan.block("group").encoding == "encoder+free"
+    assert encoded.sample(2)["theta"].shape == (2, 12)
+
+
+def test_encoding_standardises_by_the_data_of_training() -> None:
+    posterior = random_posterior(CASES["nested, deep set"])
+    data = MODELS["county"]()[1]
+    shifted = Data({**data.values, "y": data.values["y"] + 5.0}, data.members, data.sizes)
+    encoded = posterior.encode(shifted)
+    assert encoded.plan.standards == posterior.plan.standards
+    assert (encoded.mean(50)["effect"] != posterior.encode(data).mean(50)["effect"]).any()
+
+
+def test_encode_names_what_it_cannot() -> None:
+    free = random_posterior(CASES["nested, free"])
+    with pytest.raises(FamilyError, match=r"'effect' on plates \('county',\) is encoded freely"):
+        free.encode(MODELS["county"]()[1])
+    joint = random_posterior(Case(MODELS["crossed, rows"], PLAIN))
+    _, data = MODELS["crossed, rows"]()
+    assert any(block.joint for block in joint.plan.blocks)
+    fewer = data.members["rating"]["student"] < 2
+    small = Data(
+        {name: value[fewer] for name, value in data.values.items()},
+        {"rating": {owner: index[fewer] for owner, index in data.members["rating"].items()}},
+        {"lecturer": 5},
+    )
+    with pytest.raises(FamilyError, match=r"joint over the .*joint_limit=0"):
+        joint.encode(small)
+    data_error(lambda: joint.encode(Data({"y": data.values["y"]})), "'x'")
+
+
+# --- mistakes -----------------------------------------------------------------------------------
+
+
+def test_mistakes_in_sampling_are_named() -> None:
+    posterior = random_posterior(CASES["nested, missing"])
+    for number in (0, -3, True, 2.5):
+        data_error(lambda n=number: posterior.sample(n), f"num_samples={number!r}", "positive")
+    data_error(lambda: posterior.elbo(0), "num_samples=0", "positive")
+    data_error(lambda: posterior.sample(1, variables=["efect"]), "'efect'", "'effect'", "latent")
+    data_error(lambda: posterior.sample(1, variables=["y"]), "'y'", "latent")
+    data_error(lambda: posterior.sample(1, plates={"town": [0]}), "'town'", "'county'", "'home'")
+    for elements in ([5], [-1], [0, 7]):
+        data_error(
+            lambda e=elements: posterior.sample(1, plates={"county": e}),
+            "'county'",
+            "between 0 and 4",
+        )
+    for wrong in ([0.5], [[0, 1]], [], 3, [True, False], ["a"]):
+        data_error(
+            lambda w=wrong: posterior.sample(1, plates={"county": w}),
+            "'county'",
+            "list of integers",
+        )
+    data_error(lambda: posterior.sample(1, plates={"county": [2, 2]}), "'county'", "twice")
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.5, [0.5, 2.0], float("nan")])
+def test_a_quantile_that_cannot_be_is_an_error(wrong: Any) -> None:
+    posterior = random_posterior(CASES["nested, missing"])
+    data_error(lambda: posterior.quantile(wrong, 10), "between 0 and 1")
+
+
+def test_mistakes_in_log_prob_are_named() -> None:
+    posterior = random_posterior(CASES["nested, missing"])
+    draws = posterior.sample(4)
+    data_error(
+        lambda: posterior.log_prob({k: v for k, v in draws.items() if k != "effect"}),
+        "'effect'",
+        "missing",
+    )
+    data_error(
+        lambda: posterior.log_prob({**draws, "effect": draws["effect"][:, :3]}),
+        "'effect'",
+        "(4, 3)",
+        "county",
+        "5]",
+    )
+    data_error(lambda: posterior.log_prob({**draws, "effect": draws["effect"][:2]}), "(2, 5)", "[4")
+    data_error(lambda: posterior.log_prob({**draws, "mu": 0.3}), "'mu'", "shape ()")
+
+
+# --- backends -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def county_posterior() -> Posterior:
+    return random_posterior(CASES["nested, missing"], "float32")
+
+
+def test_every_backend_gives_the_same_numbers(backend: str, county_posterior: Posterior) -> None:
+    oracle, posterior = county_posterior, on_backend(county_posterior, backend)
+    expected, draws = oracle.sample(6, seed=1), posterior.sample(6, seed=1)
+    for name, draw in draws.items():
+        assert isinstance(draw, np.ndarray)
+        assert draw.dtype == np.float32
+        assert_allclose(draw, expected[name], rtol=1e-4, atol=1e-5)
+    assert_allclose(posterior.log_prob(expected), oracle.log_prob(expected), rtol=1e-4)
+    assert_allclose(posterior.elbo(6), oracle.elbo(6), rtol=1e-4)
+    part = posterior.sample(6, plates={"county": [4, 1]}, variables=["effect"])
+    assert part["effect"].shape == (6, 2)
+    data = MODELS["county"]()[1]
+    assert_allclose(
+        posterior.encode(data).mean(6)["effect"], oracle.encode(data).mean(6)["effect"], rtol=1e-4
+    )
+
+
+def test_the_full_batch_is_made_once(county_posterior: Posterior) -> None:
+    first = county_posterior._full
+    county_posterior.sample(2)
+    assert county_posterior._full is first
+    assert first.values.keys() == full_batch(county_posterior.data, "float32").values.keys()
