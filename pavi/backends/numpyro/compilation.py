@@ -1,13 +1,15 @@
-"""Compiling on JAX: one place for the options that XLA needs."""
+"""Compiling and running on JAX: one place for what XLA:CPU and its LAPACK need to be told."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from threadpoolctl import ThreadpoolController
 
 # XLA:CPU hands reductions over short axes (events of size 2) to a library that takes ten times as
 # long for them as XLA's own loops; dot products stay with it.
@@ -30,3 +32,16 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
     """`jax.jit` with the options that suit this work."""
     chosen = _options() if jax.default_backend() == "cpu" else None
     return jax.jit(function, compiler_options=chosen, **options)
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Keeps LAPACK to one thread: its matrices here are small, and XLA has threads of its own.
+
+    On a busy machine LAPACK's threads wait for one another longer than they work.
+    """
+    return _controller().limit(limits=1, user_api="blas")

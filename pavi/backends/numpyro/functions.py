@@ -11,7 +11,7 @@ import numpy as np
 
 from pavi import guide, objective
 from pavi.backends.base import Arrays
-from pavi.backends.numpyro.compilation import compiled
+from pavi.backends.numpyro.compilation import compiled, one_blas_thread
 from pavi.backends.numpyro.distributions import log_prob
 from pavi.backends.numpyro.precision import precision
 from pavi.batch import Batch
@@ -37,7 +37,7 @@ class JaxFunctions:
         self._sample, self._log_q, self._elbo = compiled(sample), compiled(log_q), compiled(elbo)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        with precision(self._dtype):
+        with precision(self._dtype), one_blas_thread():
             arguments = jax.tree.map(lambda x: jnp.asarray(_cast(x, self._dtype)), arguments)
             return jax.tree.map(np.asarray, function(*arguments))
 

@@ -13,7 +13,7 @@ import optax
 
 from pavi import objective
 from pavi.backends.base import Arrays, Rates, Settings
-from pavi.backends.numpyro.compilation import compiled
+from pavi.backends.numpyro.compilation import compiled, one_blas_thread
 from pavi.backends.numpyro.distributions import log_prob
 from pavi.backends.numpyro.precision import precision
 from pavi.batch import Batch
@@ -60,7 +60,7 @@ class JaxProgram:
         """Takes `len(rates.learning)` steps; returns the ELBO estimate of each."""
         if self._state is None:
             raise RuntimeError("initialise() comes before run().")
-        with precision(self._settings.dtype):
+        with precision(self._settings.dtype), one_blas_thread():
             rates = Rates(*(np.asarray(rate, self._settings.dtype) for rate in rates))
             self._state, elbo = self._run(self._state, self._full, selection, rates)
             return np.asarray(elbo, np.float64)
