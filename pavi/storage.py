@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from pavi.backends.base import get_adapter
 from pavi.data import Data
-from pavi.errors import StorageError
+from pavi.errors import FamilyError, StorageError
 from pavi.family import Family
 from pavi.graph import PlateGraph
 from pavi.lowering import lower
@@ -25,6 +25,26 @@ from pavi.schedule import History
 
 FORMAT = 1
 _RUN, _WEIGHTS = "run.json", "weights.safetensors"
+# What a description has; `_describe` writes it.
+_KEYS = frozenset(
+    [
+        "format",
+        "graph",
+        "variables",
+        "data",
+        "sizes",
+        "batch",
+        "standards",
+        "family",
+        "backend",
+        "dtype",
+        "converged",
+        "verdict",
+        "seconds",
+        "history",
+        "weights_sha256",
+    ]
+)
 
 
 def save(posterior: Posterior, folder: Path) -> None:
@@ -37,7 +57,11 @@ def save(posterior: Posterior, folder: Path) -> None:
     Raises:
         StorageError: the folder holds something that is not a run.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / _RUN).exists():
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"{folder} is a file, not a folder; give an empty or a new folder.")
+    # Weights alone are what an interrupted save leaves of a first run.
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if found - {_WEIGHTS} and _RUN not in found:
         raise StorageError(
             f"{folder} holds files that are not a saved run; give an empty or a new folder."
         )
@@ -50,9 +74,8 @@ def save(posterior: Posterior, folder: Path) -> None:
         (scratch / _WEIGHTS).chmod(0o666 & ~_umask())
         description = _describe(posterior)
         description["weights_sha256"] = _digest(scratch / _WEIGHTS)
-        body = json.dumps(description, indent=1, sort_keys=True)
-        sealed = {"sha256": sha256(body.encode()).hexdigest(), "run": description}
-        (scratch / _RUN).write_text(json.dumps(sealed, indent=1, sort_keys=True))
+        sealed = {"sha256": _seal(description), "run": description}
+        (scratch / _RUN).write_text(_text(sealed))
         folder.mkdir(exist_ok=True)
         # The description goes last: without it, or with an older one, the weights do not match.
         for name in (_WEIGHTS, _RUN):
@@ -93,14 +116,20 @@ def load(folder: str | Path, graph: PlateGraph, data: Data, *, backend: str) -> 
             "with the data it was fitted to, then use `encode` for other data."
         )
     standards = {k: (float(m), float(s)) for k, (m, s) in run["standards"].items()}
-    plan = lower(graph, Family.from_json(run["family"]), bound.sizes, run["batch"], standards)
+    try:
+        family = Family.from_json(run["family"])
+    except (TypeError, FamilyError) as error:
+        raise StorageError(
+            f"{folder} names a family that this version of pavi does not have ({error}); it was "
+            "written by another version: fit again."
+        ) from error
+    plan = lower(graph, family, bound.sizes, run["batch"], standards)
     arrays = _read_weights(folder, run["weights_sha256"])
-    parts: dict[str, dict[str, np.ndarray]] = {"weights": {}, "tables": {}}
-    for key, value in arrays.items():
-        kind, _, name = key.partition(":")
-        parts[kind][name] = value
-    wanted = {f"{b.name}/{k}": s.shape for b in plan.blocks for k, s in b.parameters}
-    found = {name: value.shape for name, value in parts["weights"].items()}
+    wanted = {f"weights:{b.name}/{k}": s.shape for b in plan.blocks for k, s in b.parameters}
+    wanted |= {
+        f"tables:{b.name}": (b.copies + 1, b.table_width) for b in plan.blocks if b.table_width
+    }
+    found = {name: value.shape for name, value in arrays.items()}
     if wanted != found:
         differing = sorted(set(wanted.items()) ^ set(found.items()))[:4]
         raise StorageError(
@@ -108,13 +137,15 @@ def load(folder: str | Path, graph: PlateGraph, data: Data, *, backend: str) -> 
             "run was written by another version of pavi; fit again."
         )
     get_adapter(backend)
-    history = History(*(np.asarray(run["history"][k]) for k in ("step", "elbo", "elbo_se")))
+    step, elbo, elbo_se = (run["history"][key] for key in ("step", "elbo", "elbo_se"))
+    # NumPy reads None as NaN.
+    history = History(np.array(step, np.int64), np.array(elbo, float), np.array(elbo_se, float))
     return Posterior(
         plan=plan,
         data=bound,
         backend=backend,
-        weights=parts["weights"],
-        tables=parts["tables"],
+        weights=_part(arrays, "weights:"),
+        tables=_part(arrays, "tables:"),
         dtype=run["dtype"],
         history=history,
         converged=run["converged"],
@@ -141,10 +172,14 @@ def _describe(posterior: Posterior) -> dict[str, Any]:
         "seconds": posterior.seconds,
         "history": {
             "step": posterior.history.step.tolist(),
-            "elbo": posterior.history.elbo.tolist(),
-            "elbo_se": posterior.history.elbo_se.tolist(),
+            "elbo": _numbers(posterior.history.elbo),
+            "elbo_se": _numbers(posterior.history.elbo_se),
         },
     }
+
+
+def _part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _umask() -> int:
@@ -152,6 +187,19 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _numbers(array: np.ndarray) -> list[float | None]:
+    """JSON has no NaN: null stands for it."""
+    return [float(x) if np.isfinite(x) else None for x in array]
+
+
+def _text(description: dict[str, Any]) -> str:
+    return json.dumps(description, indent=1, sort_keys=True)
+
+
+def _seal(description: dict[str, Any]) -> str:
+    return sha256(_text(description).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:
@@ -178,8 +226,14 @@ def _read(folder: Path) -> dict[str, Any]:
             f"{path} has format {run.get('format') if isinstance(run, dict) else None}; this "
             f"version of pavi reads format {FORMAT}."
         )
-    if sha256(json.dumps(run, indent=1, sort_keys=True).encode()).hexdigest() != seal:
+    if _seal(run) != seal:
         raise StorageError(f"{path} was edited after it was saved; restore it or fit again.")
+    absent = sorted(_KEYS - run.keys())
+    if absent:
+        raise StorageError(
+            f"{path} says nothing of {', '.join(map(repr, absent))}; it was written by another "
+            "version of pavi: fit again."
+        )
     return run
 
 

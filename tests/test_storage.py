@@ -1,0 +1,447 @@
+"""Saved runs: the same numbers on either backend, and files that nobody should trust.
+
+Weights are random: what is stored does not depend on how they came about. Errors need no backend.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy_backend import install, on_backend, random_posterior
+from safetensors.numpy import load_file, save_file
+from small_models import MODELS, county
+from varied_models import CASES
+
+import pavi
+from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, Posterior, StorageError, dist
+from pavi.lowering import lower
+from pavi.schedule import History
+
+NAME = "nested, missing"
+MODEL = MODELS["county, missing"]
+RUN, WEIGHTS = "run.json", "weights.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def numpy_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def posterior() -> Posterior:
+    history = History(np.array([250, 500]), np.array([-30.5, -21.25]), np.array([0.5, np.nan]))
+    return replace(
+        random_posterior(CASES[NAME], "float32"),
+        history=history,
+        converged=True,
+        verdict="it settled",
+        seconds=1.5,
+    )
+
+
+@pytest.fixture
+def saved(posterior: Posterior, tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    posterior.save(folder)
+    return folder
+
+
+def load(folder: Path, backend: str = "numpy") -> Posterior:
+    return pavi.load(folder, *MODEL(), backend=backend)
+
+
+def storage_error(build: Callable[[], object], *parts: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        build()
+    for part in parts:
+        assert part in str(caught.value), f"{part!r} is not in {caught.value}"
+    assert str(caught.value).endswith("."), "a message ends with its remedy, a sentence"
+
+
+def same(first: Posterior, second: Posterior) -> None:
+    for mine, theirs in ((first.weights, second.weights), (first.tables, second.tables)):
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            assert_array_equal(theirs[name], value)
+            assert theirs[name].dtype == value.dtype
+
+
+# --- roundtrip ----------------------------------------------------------------------------------
+
+
+def test_everything_comes_back(posterior: Posterior, saved: Path) -> None:
+    loaded = load(saved)
+    same(posterior, loaded)
+    # The graph's functions are others by now.
+    assert replace(loaded.plan, graph=posterior.graph) == posterior.plan
+    for mine, theirs in zip(posterior.history.parts(), loaded.history.parts(), strict=True):
+        assert_array_equal(mine, theirs)
+        assert mine.dtype == theirs.dtype
+    for name in ("dtype", "converged", "verdict", "seconds", "num_weights"):
+        assert getattr(loaded, name) == getattr(posterior, name)
+    draws = posterior.sample(5, seed=2)
+    for name, draw in loaded.sample(5, seed=2).items():
+        assert_array_equal(draw, draws[name])
+
+
+@pytest.mark.parametrize("name", ["crossed, joint block", "nested, deep set", "simplex"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_kind_of_block_comes_back(name: str, dtype: str, tmp_path: Path) -> None:
+    posterior = random_posterior(CASES[name], dtype)
+    posterior.save(tmp_path)
+    loaded = pavi.load(tmp_path, *CASES[name].model(), backend="numpy")
+    same(posterior, loaded)
+    assert loaded.dtype == dtype
+    assert_array_equal(
+        loaded.log_prob(posterior.sample(3)), posterior.log_prob(posterior.sample(3))
+    )
+
+
+def test_family_batch_and_standards_come_back(tmp_path: Path) -> None:
+    graph, data = county()
+    bound = data.bind(graph)
+    family = Family(
+        hidden=3, flow="none", overrides={"effect": {"encoding": "encoder"}}, encoding_size=2
+    )
+    plan = lower(graph, family, bound.sizes, {"county": 2}, {"y": (0.5, 2.0), "floor": (0.0, 1.0)})
+    start = random_posterior(CASES[NAME])
+    weights = {
+        f"{block.name}/{name}": np.full(spec.shape, 0.1, np.float32)
+        for block in plan.blocks
+        for name, spec in block.parameters
+    }
+    Posterior(plan, bound, "numpyro", weights, {}).save(tmp_path)
+    loaded = pavi.load(tmp_path, graph, data, backend="numpy")
+    assert loaded.plan.family == family
+    assert dict(loaded.plan.batch) == {"county": 2}
+    assert loaded.plan.standards == plan.standards
+    assert loaded.plan.blocks == plan.blocks
+    assert start.plan.blocks != plan.blocks
+
+
+@pytest.fixture(scope="module")
+def answers(posterior: Posterior) -> dict[str, Any]:
+    """Draws, their density and the means, by NumPy."""
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch)
+        draws = posterior.sample(6, seed=1)
+        return {"draws": draws, "log q": posterior.log_prob(draws), "mean": posterior.mean(6)}
+
+
+def test_a_run_of_either_backend_loads_on_the_other(
+    backend: str, posterior: Posterior, answers: dict[str, Any], tmp_path: Path
+) -> None:
+    # Whoever trained it, and with nobody's help but the files': the same density, the same means.
+    other = {"numpyro": "tfp", "tfp": "numpyro"}[backend]
+    on_backend(posterior, other).save(tmp_path)
+    loaded = load(tmp_path, backend)
+    assert loaded.backend == backend
+    assert_allclose(loaded.log_prob(answers["draws"]), answers["log q"], rtol=1e-4)
+    for name, mean in loaded.mean(6).items():
+        assert_allclose(mean, answers["mean"][name], rtol=1e-4)
+    # And back again
+    loaded.save(tmp_path)
+    same(posterior, load(tmp_path))
+
+
+# --- what is on the disk ------------------------------------------------------------------------
+
+
+def test_a_run_is_two_files_without_pickle(saved: Path) -> None:
+    assert {path.name for path in saved.iterdir()} == {RUN, WEIGHTS}
+    assert {path.name for path in saved.parent.iterdir()} == {"run"}
+    json.loads((saved / RUN).read_text())
+    assert load_file(saved / WEIGHTS)
+    for path in saved.iterdir():
+        with pytest.raises((pickle.UnpicklingError, ValueError, KeyError, IndexError, EOFError)):
+            pickle.loads(path.read_bytes())
+        # As readable as any other file that the user writes
+        wanted = saved.parent / "other"
+        wanted.touch()
+        assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(wanted.stat().st_mode)
+        wanted.unlink()
+
+
+def test_an_encoded_posterior_is_a_run_of_its_own_data(tmp_path: Path) -> None:
+    graph, data = county()
+    encoded = random_posterior(CASES[NAME], "float32").encode(data)
+    encoded.save(tmp_path)
+    loaded = pavi.load(tmp_path, graph, data, backend="numpy")
+    same(encoded, loaded)
+    assert_array_equal(loaded.sample(3)["effect"], encoded.sample(3)["effect"])
+    storage_error(lambda: load(tmp_path), "other data")
+
+
+def test_no_source_of_ours_unpickles() -> None:
+    for path in Path(pavi.__file__).parent.rglob("*.py"):
+        text = path.read_text()
+        assert "import pickle" not in text, path
+        assert "allow_pickle=True" not in text, path
+
+
+def test_numbers_that_json_does_not_have_are_none_of_the_file(saved: Path) -> None:
+    def unknown(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    json.loads((saved / RUN).read_text(), parse_constant=unknown)
+
+
+def test_saving_makes_the_folders_above(posterior: Posterior, tmp_path: Path) -> None:
+    posterior.save(tmp_path / "a" / "b" / "run")
+    same(posterior, load(tmp_path / "a" / "b" / "run"))
+    posterior.save(str(tmp_path / "text"))  # type: ignore[arg-type]
+    same(posterior, pavi.load(str(tmp_path / "text"), *MODEL(), backend="numpy"))
+
+
+def test_a_run_replaces_another_run(posterior: Posterior, saved: Path) -> None:
+    doubled = {name: 2 * value for name, value in posterior.weights.items()}
+    (saved / "table.txt").write_text("what a user put beside it stays")
+    replace(posterior, weights=doubled, verdict="another").save(saved)
+    loaded = load(saved)
+    same(replace(posterior, weights=doubled), loaded)
+    assert loaded.verdict == "another"
+    assert (saved / "table.txt").exists()
+
+
+def test_other_peoples_files_are_not_written_over(posterior: Posterior, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("three years of work")
+    storage_error(lambda: posterior.save(tmp_path), str(tmp_path), "not a saved run", "new folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    taken = tmp_path / "thesis.tex"
+    storage_error(lambda: posterior.save(taken), str(taken), "not a folder")
+    assert taken.read_text() == "three years of work"
+
+
+@pytest.mark.parametrize("fails", [0, 1, 2])
+@pytest.mark.parametrize("before", [True, False])
+def test_an_interrupted_save(
+    fails: int, before: bool, posterior: Posterior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off while writing, or between the two files: the old run, or an error; no mixture."""
+    folder = tmp_path / "run"
+    if before:
+        posterior.save(folder)
+    doubled = {name: 2 * value for name, value in posterior.weights.items()}
+    moves = []
+    move = os.replace
+
+    def counted(source: Any, target: Any) -> None:
+        moves.append(target)
+        if len(moves) == fails:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    def no_description(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", counted)
+        if fails == 0:
+            patch.setattr(json, "dumps", no_description)
+        with pytest.raises(KeyboardInterrupt):
+            replace(posterior, weights=doubled).save(folder)
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["run"])
+    if before and fails < 2:
+        same(posterior, load(folder))
+    else:
+        storage_error(lambda: load(folder), str(folder))
+    # Saving again mends it.
+    replace(posterior, weights=doubled).save(folder)
+    same(replace(posterior, weights=doubled), load(folder))
+
+
+# --- files that are not what they were ----------------------------------------------------------
+
+
+def test_nothing_there(saved: Path, tmp_path: Path) -> None:
+    storage_error(lambda: load(tmp_path / "nowhere"), "nowhere", "no saved run", RUN)
+    storage_error(lambda: load(saved / RUN), RUN, "no saved run")
+    (saved / WEIGHTS).unlink()
+    storage_error(lambda: load(saved), WEIGHTS, "missing")
+    (saved / RUN).unlink()
+    storage_error(lambda: load(saved), RUN, "missing")
+
+
+def test_truncated_weights(saved: Path) -> None:
+    path = saved / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+    storage_error(lambda: load(saved), WEIGHTS, "truncated", "fit again")
+    path.write_bytes(b"")
+    storage_error(lambda: load(saved), WEIGHTS, "truncated", "fit again")
+
+
+def test_edited_weights(saved: Path) -> None:
+    path = saved / WEIGHTS
+    arrays = dict(load_file(path))
+    name = next(iter(arrays))
+    arrays[name] = arrays[name] + 1e-3
+    save_file(arrays, path)
+    storage_error(lambda: load(saved), WEIGHTS, "edited", "restore")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_truncated_description(saved: Path, share: float) -> None:
+    path = saved / RUN
+    text = path.read_text()
+    path.write_text(text[: int(share * len(text))])
+    storage_error(lambda: load(saved), RUN, "truncated", "fit again")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "3", "null", '"run"', "{}", '{"run": 3}', '{"run": 3, "sha256": ""}', "\x00\x01", "NaN"],
+)
+def test_a_description_of_something_else(saved: Path, text: str) -> None:
+    (saved / RUN).write_text(text)
+    storage_error(lambda: load(saved), RUN)
+
+
+def test_a_description_that_is_not_text(saved: Path) -> None:
+    (saved / RUN).write_bytes(b"\xff\xfe\x00 binary")
+    storage_error(lambda: load(saved), RUN, "truncated")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("converged", False), ("verdict", "it is fine"), ("dtype", "float64"), ("batch", {"home": 3})],
+)
+def test_edited_description(saved: Path, key: str, value: Any) -> None:
+    path = saved / RUN
+    sealed = json.loads(path.read_text())
+    sealed["run"][key] = value
+    path.write_text(json.dumps(sealed))
+    storage_error(lambda: load(saved), RUN, "edited", "fit again")
+
+
+def test_reformatting_a_description_is_no_edit(posterior: Posterior, saved: Path) -> None:
+    path = saved / RUN
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    same(posterior, load(saved))
+
+
+def reseal(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Edits a description as another version of pavi might have written it, with its seal."""
+    path = folder / RUN
+    run = json.loads(path.read_text())["run"]
+    change(run)
+    seal = sha256(json.dumps(run, indent=1, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({"run": run, "sha256": seal}))
+
+
+def test_another_version_of_the_format(saved: Path) -> None:
+    reseal(saved, lambda run: run.update(format=99))
+    storage_error(lambda: load(saved), "format 99", "reads format 1")
+
+
+def test_a_family_that_this_version_does_not_have(saved: Path) -> None:
+    reseal(saved, lambda run: run["family"].update(colour="red"))
+    storage_error(lambda: load(saved), "another version", "fit again")
+
+
+def test_a_description_that_lacks_something(saved: Path) -> None:
+    reseal(saved, lambda run: run.pop("standards"))
+    storage_error(lambda: load(saved), "'standards'", "another version", "fit again")
+
+
+@pytest.mark.parametrize("part", ["weights:", "tables:"])
+@pytest.mark.parametrize("change", ["gone", "longer", "extra"])
+def test_weights_of_another_family(saved: Path, part: str, change: str) -> None:
+    path = saved / WEIGHTS
+    arrays = dict(load_file(path))
+    name = next(name for name in arrays if name.startswith(part))
+    if change == "gone":
+        del arrays[name]
+    elif change == "longer":
+        arrays[name] = np.concatenate([arrays[name], arrays[name]])
+    else:
+        arrays[f"{part}other"] = arrays[name]
+    save_file(arrays, path)
+    digest = sha256(path.read_bytes()).hexdigest()
+    reseal(saved, lambda run: run.update(weights_sha256=digest))
+    storage_error(lambda: load(saved), "do not fit the family", "fit again")
+
+
+def test_arrays_that_are_neither_weights_nor_tables(saved: Path) -> None:
+    save_file({"nonsense": np.zeros(3, np.float32)}, saved / WEIGHTS)
+    digest = sha256((saved / WEIGHTS).read_bytes()).hexdigest()
+    reseal(saved, lambda run: run.update(weights_sha256=digest))
+    storage_error(lambda: load(saved), "do not fit the family")
+
+
+def test_weights_that_are_no_safetensors(saved: Path) -> None:
+    (saved / WEIGHTS).write_bytes(b"not a tensor at all")
+    digest = sha256((saved / WEIGHTS).read_bytes()).hexdigest()
+    reseal(saved, lambda run: run.update(weights_sha256=digest))
+    storage_error(lambda: load(saved), WEIGHTS, "cannot be read")
+
+
+# --- the right run for something else -----------------------------------------------------------
+
+
+def test_another_graph(saved: Path) -> None:
+    graph = PlateGraph(
+        [Plate("row")],
+        [
+            Latent("level", dist.Normal(0.0, 1.0)),
+            Observed("z", lambda level: dist.Normal(level, 1.0), plates="row"),
+        ],
+    )
+    data = Data({"z": np.zeros(3)})
+    storage_error(
+        lambda: pavi.load(saved, graph, data, backend="numpy"),
+        "another graph",
+        "effect",
+        "level",
+        "Load it with the graph it was fitted with",
+    )
+
+
+def test_the_same_names_with_another_prior(saved: Path) -> None:
+    _, data = MODEL()
+    other, _ = county()
+    variables = [
+        Latent("mu", dist.StudentT(3.0, 0.0, 2.0)) if variable.name == "mu" else variable
+        for variable in other.variables.values()
+    ]
+    graph = PlateGraph(list(other.plates.values()), variables)
+    storage_error(lambda: pavi.load(saved, graph, data, backend="numpy"), "another graph")
+
+
+@pytest.mark.parametrize("change", ["value", "missing", "membership", "covariate", "size"])
+def test_other_data(saved: Path, change: str) -> None:
+    graph, data = MODEL()
+    values = {name: value.copy() for name, value in data.values.items()}
+    member, size = data.members["home"]["county"].copy(), data.sizes["county"]
+    if change == "value":
+        values["y"][4] += 1e-9
+    elif change == "missing":
+        values["y"][4] = np.nan
+    elif change == "membership":
+        member[:2] = member[1], (member[0] + 1) % 5
+    elif change == "covariate":
+        values["floor"][0] += 1.0
+    else:
+        size = 6
+    other = Data(values, {"home": {"county": member}}, {"county": size})
+    storage_error(
+        lambda: pavi.load(saved, graph, other, backend="numpy"),
+        "other data",
+        "'county': (5, 6)" if change == "size" else "(5, 5)",
+        "encode",
+    )
+
+
+def test_an_unknown_backend(saved: Path) -> None:
+    with pytest.raises(pavi.BackendError, match=r"'torch'.*numpyro, tfp"):
+        load(saved, "torch")
