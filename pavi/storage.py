@@ -27,7 +27,7 @@ FORMAT = 1
 _RUN, _WEIGHTS = "run.json", "weights.safetensors"
 # What a description has; `_describe` writes it.
 _KEYS = frozenset(
-    [
+    {
         "format",
         "graph",
         "variables",
@@ -43,7 +43,7 @@ _KEYS = frozenset(
         "seconds",
         "history",
         "weights_sha256",
-    ]
+    }
 )
 
 

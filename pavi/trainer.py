@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -71,10 +71,18 @@ class Trainer:
             raise PaviError(f"dtype={dtype!r}: expected 'float32' or 'float64'.")
         if gradient not in ("auto", "path", "total"):
             raise PaviError(f"gradient={gradient!r}: expected 'auto', 'path' or 'total'.")
-        if num_particles is not None and (not isinstance(num_particles, int) or num_particles < 1):
+        if num_particles is not None and not _is_integer(num_particles, 1):
             raise PaviError(f"num_particles={num_particles!r}: expected a positive integer.")
-        if not learning_rate > 0:
+        number = isinstance(learning_rate, int | float) and not isinstance(learning_rate, bool)
+        if not (number and 0 < learning_rate < math.inf):
             raise PaviError(f"learning_rate={learning_rate!r}: expected a positive number.")
+        if not _is_integer(seed, 0) or seed >= 2**63:
+            raise PaviError(f"seed={seed!r}: expected an integer between 0 and 2**63 - 1.")
+        for name, value, kind in (("graph", graph, PlateGraph), ("data", data, Data)):
+            if not isinstance(value, kind):
+                raise PaviError(
+                    f"{name}: expected a pavi.{kind.__name__}, got a {type(value).__name__}."
+                )
         self._adapter = get_adapter(backend) if backend is not None else None
         self.data: BoundData = data.bind(graph)
         check_batch(self.data, batch or {})
@@ -123,7 +131,7 @@ class Trainer:
         """
         if self._adapter is None:
             raise PaviError("This Trainer has no backend; give backend='numpyro' or 'tfp'.")
-        if steps != "auto" and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        if steps != "auto" and not _is_integer(steps, 1):
             raise PaviError(f"steps={steps!r}: expected a positive integer or 'auto'.")
         start = time.perf_counter()
         dtype = self._settings.dtype
@@ -222,10 +230,14 @@ def fit(
     return trainer.fit(steps, progress=progress)
 
 
+def _is_integer(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def _particles(plan: GuidePlan, sizes: Mapping[str, int]) -> int:
     """Draws a step: as many as keep it small, by the numbers that one of them takes."""
     variables = (*plan.graph.latents, *plan.graph.observed)
-    numbers = sum(prod((*(sizes[p] for p in v.plates), *v.event)) for v in variables)
+    numbers = sum(math.prod((*(sizes[p] for p in v.plates), *v.event)) for v in variables)
     return int(np.clip(_PARTICLE_NUMBERS // numbers, 1, _MAX_PARTICLES))
 
 

@@ -120,7 +120,8 @@ def get_adapter(name: str) -> Adapter:
     try:
         for package in _NEEDS[name]:
             importlib.import_module(package)
-    except ImportError as error:
+    except Exception as error:
+        # Versions that do not fit each other fail to import with errors of every kind.
         raise BackendError(
             f"Backend {name!r} cannot be used here: {error}. Install its extra, "
             f"pip install 'pavi-vi[{name}]', or run `pavi doctor`."
