@@ -72,9 +72,10 @@ def test_backends_have_the_same_gradient(name: str) -> None:
             assert_allclose(theirs[key], gradient, rtol=0, atol=1e-10 * scale, err_msg=key)
 
 
-def test_total_gradient_is_the_slope_of_the_elbo(backend: str) -> None:
-    p = problem(CASES["poisson"])
-    _, weights, rows = gradients(backend, "poisson", "total")
+@pytest.mark.parametrize("name", ["poisson", "nested, free", "nested, deep set"])
+def test_total_gradient_is_the_slope_of_the_elbo(name: str, backend: str) -> None:
+    p = problem(CASES[name])
+    _, weights, rows = gradients(backend, name, "total")
     chosen = trained(p)
     along = {n: rng(1).normal(size=w.shape) * (n in chosen) for n, w in p.weights.items()}
     across = {n: rng(2).normal(size=r.shape) for n, r in p.rows.items()}
