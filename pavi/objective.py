@@ -22,7 +22,7 @@ def elbo_samples(
     noise: Mapping[str, Array],
     batch: Batch,
     *,
-    path: Array | None = None,
+    path: Array | float | None = None,
 ) -> Array:
     """One-sample estimates of the reduced ELBO, one for each draw.
 
@@ -59,6 +59,9 @@ def elbo_samples(
     return log_p - log_q
 
 
-def _held(params: Mapping[str, Array], share: Array) -> dict[str, Array]:
+def _held(params: Mapping[str, Array], share: Array | float) -> dict[str, Array]:
     """The same numbers, that pass on `1 - share` of their gradient."""
+    if isinstance(share, float) and share == 1.0:
+        # Known beforehand: nothing is differentiated with respect to them.
+        return {name: ops.stop_gradient(x) for name, x in params.items()}
     return {name: x + share * (ops.stop_gradient(x) - x) for name, x in params.items()}

@@ -26,7 +26,7 @@ class Settings:
 
     Args:
         num_particles: draws of the guide at each step.
-        gradient: `"total"` compiles no evaluation of q besides the draw; else `Rates.path` rules.
+        gradient: the estimator asked for; `Rates.path` says which one a call takes.
         dtype: `"float32"` or `"float64"`.
     """
 
@@ -41,7 +41,8 @@ class Rates(NamedTuple):
     Attributes:
         learning: learning rate.
         averaging: weight of the new iterate in the running average; 0 leaves the average alone.
-        path: share of the score of q that the gradient leaves out, see `objective`.
+        path: 1 where the gradient leaves out the score of q, see `objective`; the same in all the
+            steps of a call, as each estimator is a program of its own.
         refine: 1 where the weights that refine the guide's shape are trained, 0 where held.
     """
 

@@ -20,7 +20,7 @@ from pavi.batch import Batch
 from pavi.guide import noise_shapes
 from pavi.plan import GuidePlan
 from pavi.subsampling import Selection, gather
-from pavi.tables import FIRST_DECAY, SECOND_DECAY, Table, adam_rows, new_table, table_rows
+from pavi.tables import FIRST_DECAY, SECOND_DECAY, Table, adam_rows, new_table, settled, table_rows
 
 
 class JaxState(NamedTuple):
@@ -41,7 +41,9 @@ class JaxProgram:
         self._optimizer = optax.scale_by_adam(b1=FIRST_DECAY, b2=SECOND_DECAY)
         with precision(settings.dtype):
             self._full = jax.tree.map(jnp.asarray, full)
-        self._run = compiled(self._steps, donate_argnums=0)
+        self._run = {
+            path: compiled(partial(self._steps, path), donate_argnums=0) for path in (False, True)
+        }
         self._state: JaxState | None = None
 
     def initialise(self, weights: Arrays, tables: Arrays, seed: int) -> None:
@@ -62,7 +64,8 @@ class JaxProgram:
             raise RuntimeError("initialise() comes before run().")
         with precision(self._settings.dtype), one_blas_thread():
             rates = Rates(*(np.asarray(rate, self._settings.dtype) for rate in rates))
-            self._state, elbo = self._run(self._state, self._full, selection, rates)
+            run = self._run[bool(rates.path[0])]
+            self._state, elbo = run(self._state, self._full, selection, rates)
             return np.asarray(elbo, np.float64)
 
     def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
@@ -83,16 +86,19 @@ class JaxProgram:
         if self._state is None:
             raise RuntimeError("initialise() comes before weights().")
         chosen = self._state.average if averaged else self._state.weights
-        tables = {name: np.asarray(table.value) for name, table in self._state.tables.items()}
+        tables = {
+            name: settled(table) if averaged else np.asarray(table.value)
+            for name, table in self._state.tables.items()
+        }
         return jax.tree.map(np.asarray, chosen), tables
 
     def _steps(
-        self, state: JaxState, full: Batch, selection: Selection | None, rates: Rates
+        self, path: bool, state: JaxState, full: Batch, selection: Selection | None, rates: Rates
     ) -> tuple[JaxState, jax.Array]:
-        return jax.lax.scan(partial(self._step, full), state, (selection, rates))
+        return jax.lax.scan(partial(self._step, path, full), state, (selection, rates))
 
     def _step(
-        self, full: Batch, state: JaxState, inputs: tuple[Selection | None, Rates]
+        self, path: bool, full: Batch, state: JaxState, inputs: tuple[Selection | None, Rates]
     ) -> tuple[JaxState, jax.Array]:
         selection, rate = inputs
         batch = full if selection is None else gather(self._plan.graph, full, selection)
@@ -122,7 +128,7 @@ class JaxProgram:
                 shaped,
                 noise,
                 batch,
-                path=None if self._settings.gradient == "total" else rate.path,
+                path=1.0 if path else None,
             ).mean()
             return -elbo, elbo
 
@@ -145,7 +151,7 @@ class JaxProgram:
                     x.at[places[name]].set(row)
                     for x, row in zip(
                         table,
-                        adam_rows(drawn[name], gradients[1][name], rate.learning),
+                        adam_rows(drawn[name], gradients[1][name], rate.learning, rate.averaging),
                         strict=True,
                     )
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from pavi.tables import (
     Table,
     adam_rows,
     new_table,
+    settled,
     table_rows,
 )
 
@@ -51,7 +53,10 @@ class TensorFlowProgram:
             beta_1=FIRST_DECAY, beta_2=SECOND_DECAY, epsilon=EPSILON, jit_compile=False
         )
         self._full = tf.nest.map_structure(tf.convert_to_tensor, full)
-        self._run = tf.function(self._steps, autograph=False, jit_compile=True)
+        self._run = {
+            path: tf.function(partial(self._steps, path), autograph=False, jit_compile=True)
+            for path in (False, True)
+        }
         self._shapes = {
             f"{block.name}/{name}": spec.shape
             for block in plan.blocks
@@ -84,7 +89,8 @@ class TensorFlowProgram:
         # Nothing selected is everything; None would be a leaf to TensorFlow.
         selection = selection or Selection({}, {}, {})
         inputs = tf.nest.map_structure(tf.convert_to_tensor, (selection, rates))
-        return np.asarray(self._run(self._full, inputs), np.float64)
+        run = self._run[bool(rates.path[0])]
+        return np.asarray(run(self._full, inputs), np.float64)
 
     def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
         """Re-expresses the weights on the host; the dense optimizer starts at rest again."""
@@ -98,7 +104,10 @@ class TensorFlowProgram:
         """Weights (the running average or the last iterate) and tables."""
         state = self._existing("weights")
         chosen = state.average if averaged else state.weights
-        tables = {name: table.value.numpy() for name, table in state.tables.items()}
+        tables = {
+            name: settled(table) if averaged else table.value.numpy()
+            for name, table in state.tables.items()
+        }
         return {name: w.numpy() for name, w in self._split(chosen).items()}, tables
 
     def _existing(self, caller: str) -> TensorFlowState:
@@ -123,7 +132,7 @@ class TensorFlowProgram:
             for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)
         }
 
-    def _steps(self, full: Batch, inputs: tuple[Selection, Rates]) -> tf.Tensor:
+    def _steps(self, path: bool, full: Batch, inputs: tuple[Selection, Rates]) -> tf.Tensor:
         state, steps = self._existing("run"), inputs[1].learning.shape[0]
 
         def body(
@@ -131,7 +140,7 @@ class TensorFlowProgram:
         ) -> tuple[Any, ...]:
             own = tf.nest.map_structure(lambda x: tf.gather(x, step), inputs)
             average, tables, elbo = self._step(
-                full, average, tables, state.step + tf.cast(step, tf.int64), own
+                path, full, average, tables, state.step + tf.cast(step, tf.int64), own
             )
             return step + 1, average, tables, elbos.write(step, elbo)
 
@@ -153,6 +162,7 @@ class TensorFlowProgram:
 
     def _step(
         self,
+        path: bool,
         full: Batch,
         average: tf.Tensor,
         tables: dict[str, Table],
@@ -195,7 +205,7 @@ class TensorFlowProgram:
                     shaped,
                     noise,
                     batch,
-                    path=None if self._settings.gradient == "total" else rate.path,
+                    path=1.0 if path else None,
                 )
             )
             loss = -elbo
@@ -220,7 +230,7 @@ class TensorFlowProgram:
                     tf.tensor_scatter_nd_update(x, places[name][:, None], row)
                     for x, row in zip(
                         table,
-                        adam_rows(drawn[name], gradients[1][name], rate.learning),
+                        adam_rows(drawn[name], gradients[1][name], rate.learning, rate.averaging),
                         strict=True,
                     )
                 )
