@@ -199,7 +199,7 @@ class Schedule:
             # The average of the last half of the cool-down: weight 1/k for its k-th iterate.
             place = step - (start + length // 2) + 1
             averaging = np.where(place >= 1, 1.0 / np.maximum(place, 1), 0.0)
-        path = float(self.cooling if self._gradient == "auto" else self._gradient == "path")
+        path = float(self.phase > 0 if self._gradient == "auto" else self._gradient == "path")
         refine = float(self.phase > 0)
         real = np.arange(CHUNK) < count
         self._taken += count

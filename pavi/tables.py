@@ -29,22 +29,37 @@ class Table(NamedTuple):
         first: running mean of the gradients, as `value`.
         second: running mean of their squares, as `value`.
         count: number of updates that each row has had, `[copies + 1, 1]`.
+        average: running mean of the iterates that were averaged, as `value`.
+        averaged: how many these were, `[copies + 1, 1]`.
     """
 
     value: Array
     first: Array
     second: Array
     count: Array
+    average: Array
+    averaged: Array
 
 
 def new_table(value: np.ndarray) -> Table:
     """A table at rest."""
-    zeros = np.zeros_like(value)
-    return Table(value, zeros, zeros.copy(), np.zeros((len(value), 1), value.dtype))
+    never = np.zeros((len(value), 1), value.dtype)
+    return Table(
+        value=value,
+        first=np.zeros_like(value),
+        second=np.zeros_like(value),
+        count=never,
+        average=np.array(value),
+        averaged=never.copy(),
+    )
 
 
-def adam_rows(rows: Table, gradient: Array, rate: Array) -> Table:
-    """Rows `[B, columns]` after one Adam step on a loss with the given gradient."""
+def adam_rows(rows: Table, gradient: Array, rate: Array, averaging: Array = 0.0) -> Table:
+    """Rows `[B, columns]` after one Adam step on a loss with the given gradient.
+
+    Where `averaging` is positive the new iterate joins the row's average, which counts the row's
+    own updates: rows are drawn at different steps.
+    """
     count = rows.count + 1.0
     # m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
     first = FIRST_DECAY * rows.first + (1.0 - FIRST_DECAY) * gradient
@@ -53,7 +68,18 @@ def adam_rows(rows: Table, gradient: Array, rate: Array) -> Table:
     first_corrected = first / (1.0 - ops.exp(count * float(np.log(FIRST_DECAY))))
     second_corrected = second / (1.0 - ops.exp(count * float(np.log(SECOND_DECAY))))
     value = rows.value - rate * first_corrected / (ops.sqrt(second_corrected) + EPSILON)
-    return Table(value, first, second, count)
+    joins = ops.cast(averaging + ops.zeros_like(count) > 0, count)
+    averaged = rows.averaged + joins
+    average = rows.average + joins / ops.maximum(averaged, ops.ones_like(averaged)) * (
+        value - rows.average
+    )
+    return Table(value, first, second, count, average, averaged)
+
+
+def settled(table: Table) -> np.ndarray:
+    """The averaged rows, and the last iterate of rows that were never averaged; NumPy arrays."""
+    average, value = np.asarray(table.average), np.asarray(table.value)
+    return np.asarray(np.where(np.asarray(table.averaged) > 0, average, value))
 
 
 def table_rows(plan: GuidePlan, block: str, batch: Batch) -> Array:
