@@ -195,7 +195,7 @@ def test_phases_of_a_number_of_steps() -> None:
     step = np.arange(4000)
     # Approach: 0 - 1000, refine: 1000 - 2400, cool-down: 2400 - 4000
     np.testing.assert_array_equal(rates["refine"], step >= 1000)
-    np.testing.assert_array_equal(rates["path"], step >= 2400)
+    np.testing.assert_array_equal(rates["path"], step >= 1000)
     learning = rates["learning"]
     np.testing.assert_allclose(learning[:WARM_UP], PEAK * np.arange(1, WARM_UP + 1) / WARM_UP)
     np.testing.assert_allclose(learning[WARM_UP:2400], PEAK)

@@ -9,7 +9,16 @@ from small_models import bound, rng
 
 from pavi import Family
 from pavi.subsampling import Sampler, Selection, full_batch, gather
-from pavi.tables import EPSILON, FIRST_DECAY, SECOND_DECAY, Table, adam_rows, new_table, table_rows
+from pavi.tables import (
+    EPSILON,
+    FIRST_DECAY,
+    SECOND_DECAY,
+    Table,
+    adam_rows,
+    new_table,
+    settled,
+    table_rows,
+)
 
 
 def textbook(value: np.ndarray, gradients: list[np.ndarray], rate: float) -> np.ndarray:
@@ -122,3 +131,22 @@ def test_every_block_with_a_table_has_plates() -> None:
             plan = Setup(bound(model), Family(encoding=encoding)).plan
             for block in plan.blocks:
                 assert bool(block.axes) or block.table_width == 0
+
+
+def test_the_average_of_a_row_is_that_of_its_own_iterates() -> None:
+    table, random = new_table(rng(4).normal(size=(4, 2))), rng(5)
+    iterates: dict[int, list[np.ndarray]] = {row: [] for row in range(4)}
+    for step in range(30):
+        # The last row sleeps, the one before it wakes up once the others are averaged already.
+        places = random.permutation(2 if step < 20 else 3)[:2]
+        gradient, averaging = random.normal(size=(2, 2)), max(0.0, step - 9.0)
+        rows = adam_rows(rows_of(table, places), gradient, 0.05, averaging)
+        table = written(table, places, rows)
+        for place, value in zip(places, rows.value, strict=True):
+            if averaging > 0:
+                iterates[place].append(value)
+    found = settled(table)
+    for row in range(3):
+        np.testing.assert_allclose(found[row], np.mean(iterates[row], axis=0), rtol=1e-10)
+    assert not iterates[3]
+    np.testing.assert_array_equal(found[3], table.value[3])

@@ -54,16 +54,17 @@ class Jax(Numpy):
         return self.jax.numpy.asarray(array)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return self.jax.jit(function)
+        # Compiled in a hurry: the sizes are tiny.
+        return self.jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
     def jacobian(self, function: Callable[[Any], Any], x: Any) -> np.ndarray:
         """Blocks `[..., d, d]`: rows do not mix, so that one tangent serves all of them."""
         basis = [np.broadcast_to(row, x.shape) for row in np.eye(x.shape[-1])]
-        column = self.jax.jit(lambda z, tangent: self.jax.jvp(function, (z,), (tangent,))[1])
+        column = self.compile(lambda z, tangent: self.jax.jvp(function, (z,), (tangent,))[1])
         return np.stack([column(x, self.constant(tangent)) for tangent in basis], -1)
 
     def gradients(self, loss: Callable[[list[Any]], Any], leaves: list[Any]) -> list[Any]:
-        return self.jax.jit(self.jax.grad(loss))(leaves)
+        return self.compile(self.jax.grad(loss))(leaves)
 
 
 class Tensorflow(Numpy):
