@@ -28,7 +28,7 @@ class Probe:
 # Its last line of output is JSON: the device, and the sum of the squares of 0, 1, 2.
 PROBES = {
     "numpyro": Probe(
-        ("jax", "jaxlib", "numpyro", "optax"),
+        ("jax", "jaxlib", "numpyro", "optax", "threadpoolctl"),
         """
 import json, jax, numpyro, optax, pavi.backends.numpyro
 total = jax.jit(lambda x: (x * x).sum())(jax.numpy.arange(3.0))

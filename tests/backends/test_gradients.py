@@ -170,7 +170,7 @@ def longer(batch: Batch) -> Batch:
         values={name: more(x, 2.2) for name, x in batch.values.items()},
         masks={name: more(x, 1.0) for name, x in batch.masks.items()},
         members={name: more(x, 1) for name, x in batch.members.items()},
-        index=dict(batch.indices) | {"home": more(batch.indices["home"], 11)},
+        indices=dict(batch.indices) | {"home": more(batch.indices["home"], 11)},
         weights=dict(batch.weights) | {"home": more(batch.weights["home"], 0.0)},
     )
 
