@@ -109,10 +109,11 @@ def log_terms(
             value = observed_value(graph, name, batch, lead=1)
         term = log_prob(spec, value)
         weights = row_weights(graph, name, batch)
-        rank = len(ops.shape(term))
+        rank, weighted = len(ops.shape(term)), 0 if weights is None else len(ops.shape(weights))
+        if rank > 1 + weighted:
+            # Axes that the weights do not vary along are summed first.
+            term = ops.sum(term, axis=tuple(range(1 + weighted, rank)))
         if weights is not None:
-            missing = rank - 1 - len(ops.shape(weights))
-            shape = (1, *ops.shape(weights), *(1,) * missing)
-            term = term * ops.reshape(weights, shape)
-        out[name] = ops.sum(term, axis=tuple(range(1, rank))) if rank > 1 else term
+            term = ops.sum(term * ops.expand_dims(weights, 0), axis=tuple(range(1, 1 + weighted)))
+        out[name] = term
     return out

@@ -11,6 +11,7 @@ import numpy as np
 from pavi import ops
 from pavi.bijectors.base import Array, Bijector, ParameterSpec, Params, linear
 from pavi.errors import FamilyError
+from pavi.ops.unrolled import LARGEST
 
 # Up to this size a batch of matrix-vector products is cheaper as one fused product and sum.
 SMALL = 8
@@ -195,18 +196,18 @@ def _packed(matrix: np.ndarray, size: int) -> np.ndarray:
 
 def _product(matrix: Array, vector: Array) -> Array:
     """Product of `[d, d]` or `[..., d, d]` with `[..., d]`, leading axes broadcast."""
-    if len(ops.shape(matrix)) == 2:
-        return linear(vector, ops.transpose(matrix, (1, 0)))
     if ops.shape(matrix)[-1] <= SMALL:
         return ops.sum(matrix * ops.expand_dims(vector, -2), -1)
+    if len(ops.shape(matrix)) == 2:
+        return linear(vector, ops.transpose(matrix, (1, 0)))
     return ops.matmul(matrix, ops.expand_dims(vector, -1))[..., 0]
 
 
 def _solve(lower: Array, vector: Array) -> Array:
     """Solves `lower z = vector` for `[d, d]` or `[..., d, d]` and `[..., d]`."""
     *batch, size = ops.shape(vector)
-    if len(ops.shape(lower)) == 2:
-        # One system with many right-hand sides.
+    if len(ops.shape(lower)) == 2 and size > LARGEST:
+        # One system with many right-hand sides; smaller ones are elementwise already.
         columns = ops.transpose(ops.reshape(vector, (math.prod(batch), size)), (1, 0))
         solution = ops.transpose(ops.solve_triangular(lower, columns), (1, 0))
         return ops.reshape(solution, (*batch, size))

@@ -110,7 +110,12 @@ class JaxProgram:
             name: jax.random.normal(k, shape, self._settings.dtype)
             for k, (name, shape) in zip(keys, shapes.items(), strict=True)
         }
-        places = {name: table_rows(self._plan, name, batch) for name in state.tables}
+        places = {
+            name: slice(self._plan.block(name).copies)
+            if selection is None
+            else table_rows(self._plan, name, batch)
+            for name in state.tables
+        }
         drawn = {
             name: jax.tree.map(lambda x, p=places[name]: x[p], table)
             for name, table in state.tables.items()
