@@ -43,8 +43,8 @@ class Trainer:
         num_particles: draws of the guide at each step; by default 1, and up to 8 where the
             batch is small.
         learning_rate: Adam's rate at its peak.
-        gradient: `"path"`, `"total"` (see `pavi.objective`), or `"auto"`: total while the ELBO
-            rises, path in the cool-down.
+        gradient: `"path"`, `"total"` (see `pavi.objective`), or `"auto"`: total in the
+            approach, path from then on (see `pavi.schedule`).
         seed: seed of weights, batches and noise; the same seed gives the same bits.
         dtype: `"float32"` or `"float64"`.
 
