@@ -26,9 +26,10 @@ _OPEN = 10**9
 # Where a number of steps is given: shares of it at which the approach and the refining end.
 FIXED_SHARES = (0.25, 0.6)
 # A fit has settled when the recent windows differ by less than this many standard errors, or by
-# less than this many nats for each latent.
+# less than this many nats for each latent, or in all.
 STANDARD_ERRORS = 2.0
 NATS_PER_LATENT = 2e-4
+NATS = 0.01
 # The noise of the ELBO falls while the guide narrows down on the posterior: a fit whose noise has
 # fallen by this factor from one half of the records to the next is under way, however flat.
 QUIETER = 0.6
@@ -107,7 +108,7 @@ def judge(history: History, num_latents: int, *, whole: bool) -> Verdict:
         return Verdict(False, f"{taken} steps are too few to tell; give at least {8 * CHUNK}")
     windows = min(4, len(history.elbo) // 2)
     rise, error = drift(history, windows)
-    floor = NATS_PER_LATENT * num_latents
+    floor = max(NATS_PER_LATENT * num_latents, NATS)
     words = (
         f"the ELBO moved by {rise:+.3g} +- {error:.2g} nats over the last "
         f"{2 * windows * CHUNK} steps at full rate"
@@ -119,7 +120,8 @@ def judge(history: History, num_latents: int, *, whole: bool) -> Verdict:
     if late + 3.0 * error < best - floor:
         return Verdict(False, f"{words}, after {best:,.4g}: it fell back; lower the learning rate")
     quiet, loud = history.elbo_se[-windows:], history.elbo_se[-2 * windows : -windows]
-    if np.median(quiet) < QUIETER * np.median(loud):
+    # Where the family holds the posterior the noise falls to nothing: that is no journey.
+    if error > floor and np.median(quiet) < QUIETER * np.median(loud):
         return Verdict(False, f"{words}, and its noise was still falling; give it more steps")
     scatter = float(np.median(history.elbo_se[-windows:])) * np.sqrt(CHUNK)
     if whole and scatter > SCATTER * np.sqrt(num_latents):
