@@ -91,6 +91,14 @@ class PlateGraph:
         """The plates of which each row of `plate` has one, through all levels, nearest first."""
         return self.plates.owners(plate)
 
+    def reach(self, plates: tuple[str, ...]) -> frozenset[str]:
+        """Plates of which each combination of rows of `plates` has one: themselves and owners."""
+        return frozenset(q for plate in plates for q in (plate, *self.owners(plate)))
+
+    def determines(self, fine: tuple[str, ...], coarse: tuple[str, ...]) -> bool:
+        """Whether an element of the plates `fine` belongs to exactly one element of `coarse`."""
+        return self.reach(fine).issuperset(coarse)
+
     def path(self, plate: str, owner: str) -> tuple[str, ...]:
         """The plates from `plate` to `owner`: `("pupil", "school", "authority")`."""
         return self.plates.path(plate, owner)

@@ -10,7 +10,15 @@ from pavi.encoders import deep_set_parameters, table_width
 from pavi.errors import FamilyError
 from pavi.family import Family
 from pavi.graph import Latent, PlateGraph
-from pavi.plan import BlockPlan, ContextSlot, Evidence, Factor, GuidePlan, Slot
+from pavi.plan import (
+    BlockPlan,
+    ContextSlot,
+    Evidence,
+    Factor,
+    GuidePlan,
+    Slot,
+    evidence_beyond,
+)
 
 _FLOW_LIMIT = 10
 # Globals start well inside their prior: draws of a wide prior make gradients of no use.
@@ -96,12 +104,6 @@ def _dimension(graph: PlateGraph, latents: tuple[Latent, ...], sizes: Mapping[st
     return prod(sizes[plate] for plate in _plates(latents)) * _slots(graph, latents)[-1].stop
 
 
-def determines(graph: PlateGraph, fine: tuple[str, ...], coarse: tuple[str, ...]) -> bool:
-    """Whether an element of the plates `fine` belongs to exactly one element of `coarse`."""
-    reach = {owner for plate in fine for owner in (plate, *graph.owners(plate))}
-    return set(coarse) <= reach
-
-
 def _ordered(
     graph: PlateGraph, groups: dict[str, tuple[Latent, ...]], sizes: Mapping[str, int]
 ) -> dict[str, tuple[Latent, ...]]:
@@ -111,7 +113,7 @@ def _ordered(
     def waits_for(name: str, other: str) -> bool:
         parents = {home[p] for latent in groups[name] for p in latent.parents if p in home}
         mine, theirs = _plates(groups[name]), _plates(groups[other])
-        coarser = determines(graph, mine, theirs) and not determines(graph, theirs, mine)
+        coarser = graph.determines(mine, theirs) and not graph.determines(theirs, mine)
         return other in parents or coarser
 
     ordered: dict[str, tuple[Latent, ...]] = {}
@@ -159,9 +161,8 @@ def _joint_groups(
     joint: set[str] = set()
     for name, latents in groups.items():
         plates = _plates(latents)
-        touched = {q for plate in plates for q in (plate, *graph.owners(plate))}
         dimension = _dimension(graph, latents, sizes)
-        if not plates or dimension > family.joint_limit or touched & set(batch):
+        if not plates or dimension > family.joint_limit or graph.reach(plates) & set(batch):
             continue
         position = list(groups).index(name)
         for observed in graph.observed:
@@ -170,7 +171,7 @@ def _joint_groups(
                 other
                 for other in reach
                 if list(groups).index(other) > position
-                and not determines(graph, _plates(groups[other]), plates)
+                and not graph.determines(_plates(groups[other]), plates)
             ]
             if name in reach and crossing:
                 joint.add(name)
@@ -201,7 +202,7 @@ def _evidence(
             continue
         through[observed.name] = tuple(sorted(reach, key=order.index))
         for other in reach - {name}:
-            nested = determines(graph, _plates(groups[other]), plates)
+            nested = graph.determines(_plates(groups[other]), plates)
             if name in joint:
                 # Given a joint block, what crosses it is independent; what is nested in it is
                 # integrated out too, unless its coupling to all the elements would be too large.
@@ -238,24 +239,10 @@ def _levels(
     """Plates on the way from an observed variable's rows, past the hidden blocks, to the target."""
     levels = [graph.variables[observed].plates]
     for between in (_plates(groups[name]) for name in finest_first if name in through):
-        on_the_way = determines(graph, levels[-1], between) and determines(graph, between, plates)
+        on_the_way = graph.determines(levels[-1], between) and graph.determines(between, plates)
         if between != levels[-1] and on_the_way:
             levels.append(between)
     return tuple(levels) if levels[-1] == plates else (*levels, plates)
-
-
-def _complete(
-    graph: PlateGraph, plates: tuple[str, ...], evidence: Evidence, batch: Mapping[str, int]
-) -> bool:
-    """Whether a batch that holds an element of `plates` holds all of its evidence."""
-    whole = {q for plate in plates for q in (plate, *graph.owners(plate))}
-    below = {
-        q
-        for factor in evidence.factors
-        for plate in graph.variables[factor.observed].plates
-        for q in (plate, *graph.owners(plate))
-    }
-    return not (below - whole) & set(batch)
 
 
 def _one_option(family: Family, latents: tuple[Latent, ...], option: str) -> str:
@@ -294,8 +281,9 @@ def _block(
     encoding = _one_option(family, latents, "encoding")
     encoder = _one_option(family, latents, "encoder")
     evidence = None if mean_field else _evidence(graph, family, groups, joint, name, sizes, encoder)
+    partial = evidence is not None and bool(evidence_beyond(graph, plates, evidence) & set(batch))
     if encoding == "auto":
-        usable = plates and evidence and _complete(graph, plates, evidence, batch)
+        usable = plates and evidence and not partial
         few = copies <= family.residual_limit and not is_joint
         encoding = ("encoder+free" if few else "encoder") if usable else "free"
     if encoding != "free" and evidence is None:
@@ -328,7 +316,7 @@ def _block(
         encoding=encoding,
         encoder=encoder if encoding != "free" else None,
         evidence=evidence,
-        partial=evidence is not None and not _complete(graph, plates, evidence, batch),
+        partial=evidence is not None and partial,
         context=context,
         flow=flow,
         parameters=tuple(parameters.items()),
@@ -352,7 +340,7 @@ def _context(
             continue
         if block.dimension > _CONTEXT_LIMIT or (is_joint and block.axes):
             continue
-        if block.axes and not determines(graph, plates, block.axes):
+        if block.axes and not graph.determines(plates, block.axes):
             continue
         recipe = graph.alignment(block.axes, plates) if block.axes else ()
         slots.append(ContextSlot(block.name, recipe, block.dimension))

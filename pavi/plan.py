@@ -75,6 +75,17 @@ class Evidence:
     newton_steps: int
 
 
+def evidence_beyond(
+    graph: PlateGraph, plates: tuple[str, ...], evidence: Evidence
+) -> frozenset[str]:
+    """Plates that the evidence of an element of `plates` is spread over.
+
+    A batch that subsamples one of them holds a part of the evidence only.
+    """
+    below = (graph.reach(graph.variables[f.observed].plates) for f in evidence.factors)
+    return frozenset().union(*below) - graph.reach(plates)
+
+
 @dataclass(frozen=True)
 class BlockPlan:
     """Latents with the same plates, their joint conditional density and its parameters.

@@ -15,11 +15,12 @@ from pavi.backends.base import Arrays, Functions, HostObjects, get_adapter
 from pavi.batch import Batch
 from pavi.binding import BoundData
 from pavi.data import Data
+from pavi.encoders import initial_table
 from pavi.errors import DataError, FamilyError
 from pavi.graph import PlateGraph
 from pavi.guide import noise_shapes
 from pavi.lowering import lower
-from pavi.plan import GuidePlan
+from pavi.plan import GuidePlan, evidence_beyond
 from pavi.schedule import History
 from pavi.subsampling import full_batch, subset
 from pavi.tables import table_rows
@@ -198,16 +199,10 @@ class Posterior:
         """A batch to draw the chosen elements on; it may hold others."""
         whole: set[str] = set()
         for block in self.plan.blocks:
-            for plate in chosen:
-                above = {q for p in block.plates for q in (p, *self.graph.owners(p))}
-                below = {
-                    q
-                    for factor in (block.evidence.factors if block.evidence else ())
-                    for p in self.graph.variables[factor.observed].plates
-                    for q in (p, *self.graph.owners(p))
-                }
-                if (block.joint and plate in above) or plate in below - above:
-                    whole.add(plate)
+            if block.joint:
+                whole |= self.graph.reach(block.plates)
+            if block.evidence is not None:
+                whole |= evidence_beyond(self.graph, block.plates, block.evidence)
         part = {plate: index for plate, index in chosen.items() if plate not in whole}
         # What lies within a reduced plate is reduced with it.
         for plate in list(part):
@@ -327,7 +322,7 @@ class Posterior:
                     "Family(joint_limit=0) to encode other elements of these plates."
                 )
         tables = {
-            block.name: np.zeros((block.copies + 1, block.table_width), self.dtype)
+            block.name: initial_table(block.copies, block.table_width, self.dtype)
             for block in plan.blocks
             if block.table_width
         }

@@ -267,22 +267,17 @@ def _pool_rows(
             theirs = parts[other.name]
             if other.joint:
                 # Plates that b's rows lie in already are placed afterwards, not summed over.
-                apart = tuple(q for q in other.plates if not _lies_in(plan, b.plates, (q,)))
+                apart = tuple(q for q in other.plates if not plan.graph.determines(b.plates, (q,)))
                 joined = recipe + plan.graph.alignment(apart, plates)
                 both = pooled(information, mine, theirs, recipe=joined)
                 both = _joint_columns(plan, b, other, apart, both, batch)
-            elif _lies_in(plan, b.plates, other.plates):
+            elif plan.graph.determines(b.plates, other.plates):
                 both = pooled(information, mine, theirs, recipe=recipe)
             else:
                 continue
             if b.joint:
                 both = ops.reshape(both, (ops.shape(both)[0], b.dimension, ops.shape(both)[-1]))
             factors.add(factors.cross, (b.name, other.name), both)
-
-
-def _lies_in(plan: GuidePlan, fine: tuple[str, ...], coarse: tuple[str, ...]) -> bool:
-    """Whether a row of the plates `fine` belongs to one element of the plates `coarse`."""
-    return set(coarse) <= {q for p in fine for q in (p, *plan.graph.owners(p))}
 
 
 def _joint_columns(

@@ -95,9 +95,7 @@ def judge(history: History, num_latents: int, *, whole: bool) -> Verdict:
         whole: whether each step saw the whole model.
     """
     taken = int(history.step[-1]) if len(history.step) else 0
-    if len(history.elbo) < 4:
-        return Verdict(False, f"{taken} steps are too few to tell; give at least {8 * CHUNK}")
-    if not np.isfinite(history.elbo[-4:]).all():
+    if len(history.elbo) >= 4 and not np.isfinite(history.elbo[-4:]).all():
         return Verdict(
             False, "the ELBO is not finite: look at the scale of the data and the priors"
         )
@@ -176,17 +174,22 @@ class Schedule:
         recent = History(*(part[self._records :] for part in history.parts()))
         return judge(recent, num_latents, whole=whole)
 
-    def consider(self, history: History, num_latents: int, *, whole: bool) -> None:
-        """Ends an automatic schedule's constant phase where the ELBO has settled."""
-        if not self._automatic or self.cooling:
-            return
+    def consider(self, history: History, num_latents: int, *, whole: bool) -> Verdict:
+        """Ends an automatic schedule's constant phase where the ELBO has settled.
+
+        Returns:
+            The verdict on the records of the phase until now.
+        """
         verdict = self.judge(history, num_latents, whole=whole)
+        if not self._automatic or self.cooling:
+            return verdict
         if self._ends[0] == _OPEN:
             if verdict.converged or self._taken >= MAX_STEPS // 2:
                 self._ends[0], self._records = self._taken, len(history.elbo)
         elif verdict.converged or self._taken >= MAX_STEPS:
             self._ends[1] = self._taken
             self._ends[2] = self._taken + max(MIN_COOL_DOWN, self._taken // 2)
+        return verdict
 
     def next_rates(self) -> tuple[Rates, int]:
         """Rates of the next call, `CHUNK` of them, and how many are real (the others are zero)."""

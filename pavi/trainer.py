@@ -154,8 +154,7 @@ class Trainer:
                 upcoming = host.submit(draw)
                 rates, count = schedule.next_rates()
                 history.append(program.run(selection, rates)[:count])
-                verdict = schedule.judge(history, num_latents, whole=sampler is None)
-                schedule.consider(history, num_latents, whole=sampler is None)
+                verdict = schedule.consider(history, num_latents, whole=sampler is None)
                 if not schedule.cooling or constant is None:
                     # Averaging needs one basis, so the last change of it is before the cool-down.
                     program.rebase(self._rebased)

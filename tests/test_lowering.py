@@ -11,7 +11,7 @@ from small_models import MODELS, bound
 
 from pavi import Data, Family, FamilyError, Latent, Observed, Plate, PlateGraph, dist
 from pavi.bijectors import Chain, ConditionalAffine
-from pavi.lowering import determines, lower
+from pavi.lowering import lower
 from pavi.plan import BlockPlan, GuidePlan
 
 
@@ -64,8 +64,8 @@ def test_blocks_go_from_coarse_to_fine_and_parents_come_first() -> None:
                 parents = [p for p in plan.graph.variables[slot.name].parents if p in place]
                 assert all(place[p] <= i for p in parents)
             for later in plan.blocks[i + 1 :]:
-                finer = determines(plan.graph, block.plates, later.plates)
-                assert not finer or determines(plan.graph, later.plates, block.plates)
+                finer = plan.graph.determines(block.plates, later.plates)
+                assert not finer or plan.graph.determines(later.plates, block.plates)
 
 
 def test_of_two_crossed_plates_the_smaller_one_comes_first() -> None:
