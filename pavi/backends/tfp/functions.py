@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from pavi import guide, objective
 from pavi.backends.base import Arrays
+from pavi.backends.tfp.compilation import compiled
 from pavi.backends.tfp.distributions import log_prob
 from pavi.batch import Batch
 from pavi.plan import GuidePlan
@@ -32,8 +33,7 @@ class TensorFlowFunctions:
             return objective.elbo_samples(plan, log_prob, weights, rows, noise, batch)
 
         self._sample, self._log_q, self._elbo = (
-            tf.function(function, autograph=False, jit_compile=True)
-            for function in (sample, log_q, elbo)
+            compiled(function) for function in (sample, log_q, elbo)
         )
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -13,6 +13,7 @@ import tf_keras
 
 from pavi import objective
 from pavi.backends.base import Arrays, Rates, Settings
+from pavi.backends.tfp.compilation import compiled
 from pavi.backends.tfp.distributions import log_prob
 from pavi.batch import Batch
 from pavi.guide import noise_shapes
@@ -53,10 +54,7 @@ class TensorFlowProgram:
             beta_1=FIRST_DECAY, beta_2=SECOND_DECAY, epsilon=EPSILON, jit_compile=False
         )
         self._full = tf.nest.map_structure(tf.convert_to_tensor, full)
-        self._run = {
-            path: tf.function(partial(self._steps, path), autograph=False, jit_compile=True)
-            for path in (False, True)
-        }
+        self._run = {path: compiled(partial(self._steps, path)) for path in (False, True)}
         self._shapes = {
             f"{block.name}/{name}": spec.shape
             for block in plan.blocks
