@@ -88,6 +88,22 @@ def test_backend_agrees_with_numpy_in_float32(name: str, backend: str) -> None:
     check(run(p.weights, p.rows, p.noise(SAMPLES), p.batch), wanted, "float32")
 
 
+@pytest.mark.parametrize("name", ["nested, affine flow", "nested, spline"])
+def test_log_density_and_elbo_through_flows_agree_in_float32(name: str, backend: str) -> None:
+    p, wanted = reference(name, "float32")
+    run = on(backend, everything(p, host_log_prob(backend)), "float32")
+    found = run(p.weights, p.rows, p.noise(SAMPLES), p.batch)
+    for part in ("log q", "log q again", "elbo"):
+        assert_allclose(
+            *(
+                sum(np.reshape(x, (SAMPLES, -1)).sum(1) for x in side[part].values())
+                for side in (found, wanted)
+            ),
+            rtol=TOLERANCE["float32"],
+            err_msg=part,
+        )
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_compiled_functions_agree_with_numpy(backend: str, dtype: str) -> None:
     p, wanted = reference("poisson", dtype)
