@@ -18,7 +18,7 @@ settings.register_profile("pavi", deadline=None, derandomize=True)
 settings.load_profile("pavi")
 
 _REQUIRED = {
-    "numpyro": ("jax", "numpyro", "optax"),
+    "numpyro": ("jax", "numpyro", "optax", "threadpoolctl"),
     "tfp": ("tensorflow", "tensorflow_probability", "tf_keras"),
 }
 INSTALLED_BACKENDS = tuple(

@@ -142,7 +142,13 @@ def test_no_backend() -> None:
 
 @pytest.mark.parametrize(
     ("backend", "package"),
-    [("numpyro", "jax"), ("numpyro", "optax"), ("tfp", "tensorflow"), ("tfp", "tf_keras")],
+    [
+        ("numpyro", "jax"),
+        ("numpyro", "optax"),
+        ("numpyro", "threadpoolctl"),
+        ("tfp", "tensorflow"),
+        ("tfp", "tf_keras"),
+    ],
 )
 def test_a_backend_that_is_not_installed(
     backend: str, package: str, monkeypatch: pytest.MonkeyPatch

@@ -105,7 +105,7 @@ class Adapter(Protocol):
 
 
 _NEEDS: Mapping[str, tuple[str, ...]] = {
-    "numpyro": ("jax", "numpyro", "optax"),
+    "numpyro": ("jax", "numpyro", "optax", "threadpoolctl"),
     "tfp": ("tensorflow", "tensorflow_probability", "tf_keras"),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import jax
@@ -38,14 +39,42 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
     return jax.jit(function, compiler_options=chosen, **options)
 
 
-@cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
+class _OneThread:
+    """Limits BLAS to one thread while anyone needs it so, in whatever thread.
+
+    The limit is the process's own: of several fits at once the first sets it, and the last one to
+    end gives back what was there before.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._users = 0
+        self._controller: ThreadpoolController | None = None
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                # Looking for the libraries takes longer than limiting them.
+                self._controller = self._controller or ThreadpoolController()
+                self._limit = self._controller.limit(limits=1, user_api="blas")
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._limit, limit = None, self._limit
+                limit.restore_original_limits()
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
+_ONE_THREAD = _OneThread()
+
+
+def one_blas_thread() -> AbstractContextManager[None]:
     """Keeps LAPACK to one thread: its matrices here are small, and XLA has threads of its own.
 
-    On a busy machine LAPACK's threads wait for one another longer than they work.
+    On a busy machine LAPACK's threads wait for one another longer than they work. May be entered
+    again, in the same thread or in others.
     """
-    return _controller().limit(limits=1, user_api="blas")
+    return _ONE_THREAD
