@@ -13,6 +13,9 @@ from pavi.errors import GraphError, did_you_mean
 
 Names = str | Sequence[str] | None
 
+# What the latents on no plate are called together, in a plan and in the names of weights.
+GLOBALS = "globals"
+
 
 def checked_name(name: object, what: str) -> str:
     """`name`, if it can be the name of a `what` and so of a function's argument."""
@@ -67,7 +70,7 @@ class Plate:
     """An i.i.d. replication. Its size is bound by the data.
 
     Args:
-        name: an identifier, used by no other plate or variable.
+        name: an identifier, used by no other plate or variable, other than `globals`.
         within: the plate or plates that own it: one for a ragged nested plate (`"county"`), several
             for a crossed one (`("student", "lecturer")`). Each row has one owner in each of them.
     """
@@ -77,6 +80,11 @@ class Plate:
 
     def __init__(self, name: str, within: Names = None) -> None:
         object.__setattr__(self, "name", checked_name(name, "plate"))
+        if name == GLOBALS:
+            raise GraphError(
+                f"A plate cannot have the name {GLOBALS!r}, which stands for the latents on no "
+                f"plate. Rename it, as in pavi.Plate('global_site')."
+            )
         object.__setattr__(self, "within", checked_names(within, f"Plate({self.name!r})", "within"))
 
 

@@ -41,6 +41,12 @@ def test_a_name_is_an_identifier() -> None:
     graph_error(lambda: Covariate("log radon"), "'log radon'", "identifier", "'log_radon'")
 
 
+def test_the_name_of_the_globals_is_no_plates() -> None:
+    # A plan calls the latents on no plate by it: a plate of that name would be merged with them.
+    graph_error(lambda: Plate("globals"), "'globals'", "no plate", "Rename")
+    PlateGraph([Plate("global_")], [Latent("globals", NORMAL)])
+
+
 def test_a_name_is_used_once() -> None:
     x = Latent("x", NORMAL)
     graph_error(graph(x, x), "'x'", "two variables", "Rename")
