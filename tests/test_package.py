@@ -70,6 +70,13 @@ pavi.fit(graph, pavi.Data({{"y": numpy.ones(3)}}), backend={backend!r}, steps=10
     assert not loaded_by(program) & foreign[backend]
 
 
+def test_the_oldest_jax_has_what_the_adapter_calls() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    floors = [r for r in project["optional-dependencies"]["numpyro"] if r.startswith("jax>=")]
+    # jax.enable_x64 is a context manager from 0.8.0 on.
+    assert [tuple(map(int, f.removeprefix("jax>=").split("."))) >= (0, 8) for f in floors] == [True]
+
+
 @pytest.mark.parametrize("name", pavi.__all__)
 def test_public_name(name: str) -> None:
     assert getattr(pavi, name) is getattr(pavi, name)
