@@ -116,27 +116,41 @@ class ConditionalAffine(Bijector):
 
         `loc` is folded into r. R becomes the present scale R L, made longer by the way that the
         location has come since the last time, as in an evolution strategy: one that is far from
-        home takes long steps, one that is there takes steps of the posterior's own size.
+        home takes long steps, one that is there takes steps of the posterior's own size. The weights
+        come back as they are where the new reference is not finite or not positive.
         """
         out = {name: np.asarray(value) for name, value in params.items()}
-        scale, loc = out["reference_scale"].astype(np.float64), out["loc"]
-        free = np.exp(out["log_diagonal"].astype(np.float64))
+        with np.errstate(all="ignore"):
+            moved = self._rebased(out)
+            moved = {name: value.astype(out[name].dtype) for name, value in moved.items()}
+        scale = moved["reference_scale"]
+        diagonal = np.diag(scale) if self._packed_size else scale
+        if not (diagonal > 0).all() or not all(np.isfinite(v).all() for v in moved.values()):
+            # A scale beyond what the dtype holds: the map stays right around the old reference.
+            return out
+        return out | moved
+
+    def _rebased(self, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The weights that `rebase` changes, in float64."""
+        scale, loc = weights["reference_scale"].astype(np.float64), weights["loc"]
+        free = np.exp(weights["log_diagonal"].astype(np.float64))
+        out = {"loc": np.zeros_like(loc)}
         if self._packed_size:
             way = scale @ loc
-            present = scale @ (np.diag(free) + strictly_lower(out["off_diagonal"], self.size))
-            # R R' = (R L)(R L)' + way way'
-            reference = np.linalg.cholesky(present @ present.T + np.outer(way, way))
-            left = np.linalg.solve(reference, present)
+            present = scale @ (np.diag(free) + strictly_lower(weights["off_diagonal"], self.size))
+            # R R' = (R L)(R L)' + way way', without forming it: that would square the condition.
+            root = np.linalg.qr(np.column_stack([present, way]).T, mode="r").T
+            reference = root * np.where(np.diag(root) < 0, -1.0, 1.0)
+            left = _lower_quotient(reference, present)
             free = np.diag(left)
             out["off_diagonal"] = _packed(left, self.size)
         else:
             way, present = scale * loc, scale * free
-            reference = np.sqrt(present**2 + way**2)
+            reference = np.hypot(present, way)
             free = present / reference
-        out["reference_loc"] = out["reference_loc"] + way
+        out["reference_loc"] = weights["reference_loc"] + way
         out["reference_scale"], out["log_diagonal"] = reference, np.log(free)
-        out["loc"] = np.zeros_like(loc)
-        return {name: value.astype(np.asarray(params[name]).dtype) for name, value in out.items()}
+        return out
 
     def _unscaled(self, x: Array, log_diagonal: Array, packed: Array | None) -> Array:
         if packed is None:
@@ -191,6 +205,14 @@ def _packed(matrix: np.ndarray, size: int) -> np.ndarray:
     places = strictly_lower(np.arange(1.0, count + 1.0), size)
     out = np.zeros(count)
     out[places[places > 0].astype(int) - 1] = matrix[places > 0]
+    return out
+
+
+def _lower_quotient(factor: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Solves `factor x = matrix`, all lower triangular: exact zeros, and no error where singular."""
+    out = np.zeros_like(matrix)
+    for i, row in enumerate(factor):
+        out[i, : i + 1] = (matrix[i, : i + 1] - row[:i] @ out[:i, : i + 1]) / row[i]
     return out
 
 

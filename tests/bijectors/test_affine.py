@@ -78,6 +78,56 @@ def test_rebase_makes_the_steps_as_long_as_the_posterior_is_wide(rank: str) -> N
     )
 
 
+def ill_conditioned(log_diagonal: list[float], loc: list[float]) -> dict[str, np.ndarray]:
+    params = initial_parameters(
+        ConditionalAffine(2).parameter_specs(), np.random.default_rng(0), "float64"
+    )
+    given = {"log_diagonal": log_diagonal, "off_diagonal": [-1.0], "loc": loc}
+    return params | {name: np.array(value) for name, value in given.items()}
+
+
+@pytest.mark.parametrize("loc", [[0.0, 0.0], [0.5, -2.0]])
+def test_rebase_of_a_nearly_singular_scale(loc: list[float]) -> None:
+    # The scale's condition number is 1e9; that of its square would be beyond float64.
+    bijector, params = ConditionalAffine(2), ill_conditioned([0.0, -21.0], loc)
+    rebased = bijector.rebase(params)
+    assert_same_map(bijector, rebased, params)
+    np.testing.assert_array_equal(rebased["loc"], 0.0)
+    assert (np.diag(rebased["reference_scale"]) > 0).all()
+    np.testing.assert_array_equal(rebased["reference_scale"][0, 1], 0.0)
+
+
+@pytest.mark.parametrize("rank", ["full", "diagonal"])
+@pytest.mark.parametrize("log_scale", [-800.0, 800.0, np.nan])
+def test_rebase_keeps_the_reference_where_no_other_one_can_be(rank: str, log_scale: float) -> None:
+    bijector = ConditionalAffine(2, rank=rank)
+    params = random_weights(bijector.parameter_specs(), np.random.default_rng(0), 0.7)
+    params["loc"] = np.zeros(2)
+    params["log_diagonal"] = np.array([0.0, log_scale])
+    rebased = bijector.rebase(params)
+    assert rebased.keys() == params.keys()
+    for name, value in params.items():
+        np.testing.assert_array_equal(rebased[name], value)
+    # A scale that float64 holds and float32 does not
+    single = {name: value.astype(np.float32) for name, value in params.items()}
+    single["log_diagonal"] = np.array([0.0, -110.0], np.float32)
+    for name, value in bijector.rebase(single).items():
+        np.testing.assert_array_equal(value, single[name])
+        assert value.dtype == np.float32
+
+
+def assert_same_map(
+    bijector: ConditionalAffine, mine: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
+) -> None:
+    points = np.random.default_rng(1).standard_normal((5, bijector.size))
+    for a, b in zip(
+        bijector.forward_and_log_det(mine, points),
+        bijector.forward_and_log_det(theirs, points),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
 def test_the_diagonal_rank_has_no_other_weights() -> None:
     specs = ConditionalAffine(100, 2, hidden=4, rank="diagonal").parameter_specs()
     assert "off_diagonal" not in specs
