@@ -159,7 +159,8 @@ def test_a_backend_that_is_not_installed(
         if name == package:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         # The packages before it may be missing here too.
-        return ModuleType(name) if name in ("jax", "numpyro", "tensorflow") else found(name, *rest)
+        before = ("jax", "numpyro", "optax", "tensorflow")
+        return ModuleType(name) if name in before else found(name, *rest)
 
     monkeypatch.setattr(importlib, "import_module", missing)
     if package == "tf_keras":

@@ -116,8 +116,9 @@ class ConditionalAffine(Bijector):
 
         `loc` is folded into r. R becomes the present scale R L, made longer by the way that the
         location has come since the last time, as in an evolution strategy: one that is far from
-        home takes long steps, one that is there takes steps of the posterior's own size. The weights
-        come back as they are where the new reference is not finite or not positive.
+        home takes long steps, one that is there takes steps of the posterior's own size.
+
+        Where the new reference is not finite or not positive, the weights come back as they are.
         """
         out = {name: np.asarray(value) for name, value in params.items()}
         with np.errstate(all="ignore"):
@@ -209,7 +210,7 @@ def _packed(matrix: np.ndarray, size: int) -> np.ndarray:
 
 
 def _lower_quotient(factor: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Solves `factor x = matrix`, all lower triangular: exact zeros, and no error where singular."""
+    """Solves `factor x = matrix`, all lower triangular, with no error where `factor` is singular."""
     out = np.zeros_like(matrix)
     for i, row in enumerate(factor):
         out[i, : i + 1] = (matrix[i, : i + 1] - row[:i] @ out[:i, : i + 1]) / row[i]
