@@ -210,7 +210,7 @@ def _packed(matrix: np.ndarray, size: int) -> np.ndarray:
 
 
 def _lower_quotient(factor: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Solves `factor x = matrix`, all lower triangular, with no error where `factor` is singular."""
+    """Solves `factor x = matrix`, all lower triangular; no error where it is singular."""
     out = np.zeros_like(matrix)
     for i, row in enumerate(factor):
         out[i, : i + 1] = (matrix[i, : i + 1] - row[:i] @ out[:i, : i + 1]) / row[i]
