@@ -10,7 +10,7 @@ from pavi.errors import FamilyError
 
 Encoding = Literal["auto", "free", "encoder", "encoder+free"]
 Structure = Literal["block", "prior", "mean_field"]
-Encoder = Literal["natural", "deep_set"]
+Encoder = Literal["auto", "natural", "deep_set"]
 Flow = Literal["auto", "none", "affine", "spline"]
 
 _CHOICES = {"encoding": Encoding, "structure": Structure, "encoder": Encoder, "flow": Flow}
@@ -31,6 +31,8 @@ class Family:
             (the paper's). `"mean_field"`: independent Gaussians on the unconstrained scale.
         encoder: `"natural"`: the evidence of each child enters as the Gaussian potential of its
             likelihood, and evidence adds. `"deep_set"`: a learned, permutation-invariant network.
+            `"auto"`: natural, unless there are likelihoods that it cannot read and no free
+            residual to make up for them.
         flow: layers on top of the affine conditionals: `"spline"` or `"affine"` masked
             autoregressive flows, `"none"`, or `"auto"`: a spline flow where copies are few.
         encoding_size: width of the deep set's encodings.
@@ -48,7 +50,7 @@ class Family:
 
     encoding: Encoding = "auto"
     structure: Structure = "block"
-    encoder: Encoder = "natural"
+    encoder: Encoder = "auto"
     flow: Flow = "auto"
     encoding_size: int = 16
     hidden: int = 32

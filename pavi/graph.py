@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pavi import ops
+from pavi.dist.compound import Mixture
 from pavi.dist.spec import Spec
 from pavi.dist.supports import Support
 from pavi.errors import GraphError, did_you_mean
@@ -63,11 +64,12 @@ class PlateGraph:
                 for setting, specs in ((FIRST, first), (SECOND, second)):
                     specs[name] = probe(variable, self.variables, self.plates, specs, setting)
                 _check_discrete(variable, first[name])
+                _check_one_support(variable, first[name], second[name])
                 fixed[name] = constants(first[name], second[name])
                 fixed[name].validate(name)
         set_field(self, "probe", MappingProxyType(first))
         set_field(self, "_constants", fixed)
-        supports = {n: constant_support(s.support, second[n].support) for n, s in first.items()}
+        supports = {name: constant_support(spec, second[name]) for name, spec in first.items()}
         for name, support in supports.items():
             check_bounds(self._random(name), support)
         set_field(self, "_supports", supports)
@@ -97,7 +99,11 @@ class PlateGraph:
 
     def determines(self, fine: tuple[str, ...], coarse: tuple[str, ...]) -> bool:
         """Whether an element of the plates `fine` belongs to exactly one element of `coarse`."""
-        return self.reach(fine).issuperset(coarse)
+        try:
+            self.alignment(coarse, fine)
+        except GraphError:
+            return False
+        return True
 
     def path(self, plate: str, owner: str) -> tuple[str, ...]:
         """The plates from `plate` to `owner`: `("pupil", "school", "authority")`."""
@@ -311,6 +317,19 @@ def _check_discrete(variable: Random, spec: Spec) -> None:
             f"Marginalise it: give its children the distribution summed over its values, as "
             f"dist.Mixture(weights, components) does, and drop the variable."
         )
+
+
+def _check_one_support(variable: Random, *specs: Spec) -> None:
+    """A link of a latent maps onto one interval, on all of which its density must be positive."""
+    for spec in specs:
+        if variable.kind == "latent" and isinstance(spec, Mixture) and spec.differing_bounds:
+            supports = " and ".join(str(component.support) for component in spec.components)
+            raise GraphError(
+                f"Latent {variable.name!r} (plates {variable.plates}) is a Mixture of components "
+                f"on {supports}: its density jumps at the bounds of each, where variational "
+                f"inference has no gradient. Give the components the same bounds, or ones without "
+                f"bounds, as dist.Normal."
+            )
 
 
 def _digits(value: Any) -> str:

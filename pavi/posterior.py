@@ -306,14 +306,12 @@ class Posterior:
                 names = ", ".join(repr(slot.name) for slot in block.slots)
                 raise FamilyError(
                     f"encode: {names} on plates {block.plates} is encoded freely, one row for each "
-                    "element seen in training; fit with Family(encoding='encoder') or override it "
-                    f"for {names}, so that new elements can be encoded."
+                    "element seen in training, so that new ones have no posterior; fit with "
+                    f"Family(encoding='encoder'), or override it for {names}."
                 )
-        family = replace(
-            self.plan.family,
-            overrides=_fixed_overrides(self.plan),
+        plan = lower(
+            self.graph, self.plan.family, bound.sizes, {}, self.plan.standards, like=self.plan
         )
-        plan = lower(self.graph, family, bound.sizes, {}, self.plan.standards)
         for old, new in zip(self.plan.blocks, plan.blocks, strict=True):
             if old.parameters != new.parameters or old.joint != new.joint:
                 raise FamilyError(
@@ -357,12 +355,3 @@ def _places(indices: np.ndarray, elements: np.ndarray) -> np.ndarray:
     """Places of ground elements among the rows of a batch, which has all of them."""
     order = np.argsort(indices, kind="stable")
     return order[np.searchsorted(indices, elements, sorter=order)]
-
-
-def _fixed_overrides(plan: GuidePlan) -> dict[str, dict[str, Any]]:
-    """The encodings that a plan settled on, as overrides, for lowering to settle on again."""
-    out = {name: dict(options) for name, options in plan.family.overrides.items()}
-    for block in plan.blocks:
-        for slot in block.slots:
-            out.setdefault(slot.name, {})["encoding"] = block.encoding
-    return out

@@ -20,7 +20,7 @@ prior, finest first, by Gaussian elimination; for a linear Gaussian model the re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -81,6 +81,9 @@ def natural_potential(
     evidence = block.evidence
     if evidence is None:
         raise ValueError(f"Block {block.name} has no evidence.")
+    if block.plates and not block.joint:
+        # Seen from an element of the target, the copies of what is nested in it stand alone.
+        plan = replace(plan, blocks=tuple(replace(b, joint=False) for b in plan.blocks))
     hidden = [plan.block(name) for name in evidence.hidden]
     crossed = [plan.block(name) for name in evidence.crossed]
     blocks = sorted([block, *hidden, *crossed], key=plan.blocks.index)
@@ -136,6 +139,12 @@ def _linearise(
         columns = {n: (int(starts[n]), plan.block(n).size) for n in factor.through}
         observed = factor.observed
         _add_rows(plan, target, observed, columns, origin, known, batch, factors, total, first)
+    for b in (target, *(plan.block(name) for name in evidence.hidden)):
+        if b.name not in factors.precision:
+            # No predictor moves with this block: it keeps its prior.
+            flat = merge_copies(b, ops.zeros_like(origin[b.name]))
+            factors.shift[b.name] = flat
+            factors.precision[b.name] = ops.expand_dims(flat, -1) * ops.expand_dims(flat, -2)
     return factors
 
 

@@ -9,7 +9,18 @@ import pytest
 from grounded import Setup
 from small_models import MODELS, bound
 
-from pavi import Data, Family, FamilyError, Latent, Observed, Plate, PlateGraph, dist
+from pavi import (
+    Covariate,
+    Data,
+    Family,
+    FamilyError,
+    Latent,
+    Observed,
+    Plate,
+    PlateGraph,
+    dist,
+    ops,
+)
 from pavi.bijectors import Chain, ConditionalAffine
 from pavi.lowering import lower
 from pavi.plan import BlockPlan, GuidePlan
@@ -367,13 +378,77 @@ def test_an_override_of_what_is_no_latent_is_refused(name: str) -> None:
         plan_of("county", Family(overrides={name: {"encoding": "free"}}))
 
 
-def test_latents_of_one_block_cannot_differ() -> None:
-    overrides = {"intercept": {"encoding": "free"}, "slope": {"encoding": "encoder"}}
-    with pytest.raises(FamilyError, match=r"'intercept', 'slope'.*one block.*structure='prior'"):
-        plan_of("intercept and slope", Family(overrides=overrides))
-    plan = plan_of("intercept and slope", Family(structure="prior", overrides=overrides))
-    assert plan.block("intercept").encoding == "free"
-    assert plan.block("slope").encoding == "encoder"
+def test_an_override_concerns_its_variable_alone() -> None:
+    overrides = {"intercept": {"encoding": "free"}}
+    plan = plan_of("intercept and slope", Family(encoding="encoder+free", overrides=overrides))
+    home = {slot.name: block for block in plan.blocks for slot in block.slots}
+    assert home["intercept"].encoding == "free"
+    assert home["slope"].encoding == "encoder+free"
+    assert home["intercept"].name != home["slope"].name
+
+
+def test_an_encoder_asked_for_by_name_is_not_dropped_in_silence() -> None:
+    with pytest.raises(FamilyError, match=r"mean_field.*no encoder"):
+        plan_of("county", Family(structure="mean_field", encoding="encoder"))
+    components = lambda a: (dist.Normal(a, 1.0), dist.Normal(a, 3.0))  # noqa: E731
+    graph = PlateGraph(
+        [Plate("g")],
+        [
+            Latent("a", dist.Normal(0.0, 1.0), plates="g"),
+            Observed("x", lambda a: dist.Normal(a, 1.0), plates="g"),
+            Observed("y", lambda a: dist.Mixture([0.5, 0.5], components(a)), plates="g"),
+        ],
+    )
+    sizes = {"g": 30_000}
+    with pytest.raises(FamilyError, match=r"'a'.*'y'.*deep_set"):
+        lower(graph, Family(encoding="encoder", encoder="natural"), sizes)
+    block = lower(graph, Family(encoding="encoder"), sizes).block("g")
+    assert (block.encoding, block.encoder) == ("encoder", "deep_set")
+    assert {factor.observed for factor in block.evidence.factors} == {"x", "y"}
+    # What the natural encoder cannot read, a residual row makes up for, however many there are.
+    block = lower(graph, Family(), sizes).block("g")
+    assert (block.encoding, block.encoder) == ("encoder+free", "natural")
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "linear"),
+    [
+        (lambda k, t: dist.Normal(k * t, 0.1), True),
+        (lambda k, t: dist.Normal(ops.exp(-k * t), 0.1), False),
+        (lambda k, t: dist.Normal(t, ops.exp(k)), False),
+        (lambda k, t: dist.Poisson(ops.exp(k * t)), False),
+    ],
+)
+def test_one_linearisation_is_enough_for_linear_gaussian_models_only(
+    likelihood: Any, linear: bool
+) -> None:
+    graph = PlateGraph(
+        [Plate("g"), Plate("n", within="g")],
+        [
+            Covariate("t", plates="n"),
+            Latent("k", dist.Normal(0.0, 1.0), plates="g"),
+            Observed("y", likelihood, plates="n"),
+        ],
+    )
+    evidence = lower(graph, Family(newton_steps=5), {"g": 3, "n": 9}).block("g").evidence
+    assert evidence.newton_steps == (1 if linear else 5)
+
+
+def test_a_plan_like_another_keeps_its_order_and_encodings() -> None:
+    graph = PlateGraph(
+        [Plate("a"), Plate("b"), Plate("row", within=("a", "b"))],
+        [
+            Latent("u", dist.Normal(0.0, 1.0), plates="a"),
+            Latent("v", dist.Normal(0.0, 1.0), plates="b"),
+            Observed("y", lambda u, v: dist.Normal(u + v, 1.0), plates="row"),
+        ],
+    )
+    first = lower(graph, Family(), {"a": 500, "b": 30_000, "row": 9})
+    other = {"a": 700, "b": 300, "row": 9}
+    kept = lower(graph, Family(), other, like=first)
+    assert [b.name for b in kept.blocks] == [b.name for b in first.blocks] == ["a", "b"]
+    assert [b.encoding for b in kept.blocks] == [b.encoding for b in first.blocks]
+    assert [b.name for b in lower(graph, Family(), other).blocks] == ["b", "a"]
 
 
 # --- in print -----------------------------------------------------------------------------------

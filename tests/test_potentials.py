@@ -248,3 +248,112 @@ def test_finer_latents_are_integrated_out_at_the_joint_mode(seed: int) -> None:
     mode, inverse_hessian = exact_law(setup, "batch", coarser, start)
     np.testing.assert_allclose(mean, mode, rtol=0, atol=1e-6)
     np.testing.assert_allclose(covariance, inverse_hessian, rtol=0, atol=1e-6)
+
+
+# --- topologies and parameters at large ---------------------------------------------------------
+
+
+def school(schools: int, students: int, teachers: int) -> BoundData:
+    """Two plates within one owner, rows within all three."""
+    graph = PlateGraph(
+        [
+            Plate("school"),
+            Plate("student", within="school"),
+            Plate("teacher", within="school"),
+            Plate("grade", within=("school", "student", "teacher")),
+        ],
+        [
+            Latent("s", dist.Normal(0.0, 1.0), plates="school"),
+            Latent("u", dist.Normal(0.0, 1.0), plates="student"),
+            Latent("v", dist.Normal(0.0, 1.0), plates="teacher"),
+            Observed("y", lambda s, u, v: dist.Normal(s + u + v, 1.0), plates="grade"),
+        ],
+    )
+    member = np.arange(schools)
+    student, teacher = np.repeat(member, students), np.repeat(member, teachers)
+    pairs = [
+        (i, j) for i in range(len(student)) for j in range(len(teacher)) if student[i] == teacher[j]
+    ]
+    first, second = np.array(pairs).T
+    members = {
+        "student": {"school": student},
+        "teacher": {"school": teacher},
+        "grade": {"school": student[first], "student": first, "teacher": second},
+    }
+    return Data({"y": rng(0).normal(size=len(pairs))}, members).bind(graph)
+
+
+@pytest.mark.parametrize("joint_limit", [0, 10, 160])
+@pytest.mark.parametrize("encoding", ["auto", "encoder"])
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (4, 5, 3), (40, 2, 3)])
+def test_evidence_through_plates_that_cross_is_never_negative(
+    sizes: tuple[int, int, int], encoding: str, joint_limit: int
+) -> None:
+    """Only one of two blocks that cross can be integrated out: the other widens the rows."""
+    data = school(*sizes)
+    setup = Setup(data, Family(encoding=encoding, joint_limit=joint_limit))
+    draw = setup.sample(setup.noise(3, seed=0))
+    assert all(np.isfinite(value).all() for value in draw.values.values())
+    block = setup.plan.block("school")
+    like = np.zeros((1, sizes[0], 1))
+    potential = natural_potential(setup.plan, block, {}, setup.batch, like)
+    assert (potential.precision > 0).all()
+
+
+LOCAL_PARAMETERS = {
+    "cutpoints": lambda k: dist.OrderedLogistic(0.0, ops.stack([k, k + 1.0], -1)),
+    "shape": lambda k: dist.Weibull(1.0, ops.exp(k)),
+    "degrees of freedom": lambda k: dist.StudentT(ops.exp(k), 0.0, 1.0),
+    "scale": lambda k: dist.Normal(0.0, ops.exp(k)),
+    "concentration": lambda k: dist.NegativeBinomial(2.0, ops.exp(k)),
+}
+
+
+@pytest.mark.parametrize("name", LOCAL_PARAMETERS)
+@pytest.mark.parametrize("encoding", ["auto", "encoder"])
+def test_a_parameter_that_is_no_predictor_may_be_local(name: str, encoding: str) -> None:
+    graph = PlateGraph(
+        [Plate("group"), Plate("row", within="group")],
+        [
+            Latent("mean", dist.Normal(0.0, 1.0)),
+            Latent("k", lambda mean: dist.Normal(mean, 1.0), plates="group"),
+            Observed("y", LOCAL_PARAMETERS[name], plates="row"),
+        ],
+    )
+    data = Data({"y": np.ones(6)}, {"row": {"group": np.repeat(np.arange(3), 2)}}).bind(graph)
+    setup = Setup(data, Family(encoding=encoding))
+    draw = setup.sample(setup.noise(3, seed=0))
+    assert np.isfinite(draw.values["k"]).all()
+    if encoding == "encoder":
+        # Whatever the encoder, the data reach the latent.
+        moved = Data({"y": np.array([2.0] * 2 + [1.0] * 4)}, data.members).bind(graph)
+        other = Setup(moved, Family(encoding=encoding))
+        change = other.sample(setup.noise(3, seed=0)).values["k"] - draw.values["k"]
+        assert np.abs(change[:, 0]).min() > 0
+
+
+def test_a_parent_that_a_row_has_twice_is_left_to_the_free_part() -> None:
+    """Users and films each of a country: a rating has two, and tells neither alone."""
+    graph = PlateGraph(
+        [
+            Plate("country"),
+            Plate("user", within="country"),
+            Plate("film", within="country"),
+            Plate("rating", within=("user", "film")),
+        ],
+        [
+            Latent("c", dist.Normal(0.0, 1.0), plates="country"),
+            Latent("u", lambda c: dist.Normal(c, 1.0), plates="user"),
+            Latent("f", lambda c: dist.Normal(c, 1.0), plates="film"),
+            Observed("y", lambda u, f: dist.Normal(u + f, 1.0), plates="rating"),
+        ],
+    )
+    members = {
+        "user": {"country": np.array([0, 0, 1, 1])},
+        "film": {"country": np.array([0, 1, 1])},
+        "rating": {"user": np.arange(12) % 4, "film": np.arange(12) // 4},
+    }
+    data = Data({"y": rng(0).normal(size=12)}, members).bind(graph)
+    setup = Setup(data, Family())
+    draw = setup.sample(setup.noise(3, seed=0))
+    assert all(np.isfinite(value).all() for value in draw.values.values())
