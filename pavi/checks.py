@@ -150,7 +150,7 @@ def _support_given_data(
 ) -> Support:
     """The support at the data, bounds that depend on latents infinite."""
     index = {f"{p}/{o}": rows for p, owners in members.items() for o, rows in owners.items()}
-    supports = []
+    specs = []
     for setting in (FIRST, SECOND):
         parents = {}
         for name in observed.parents:
@@ -170,8 +170,8 @@ def _support_given_data(
                 shape = (*(1,) * len(observed.plates), *event)
                 parents[name] = placeholder(graph.probe[name].support, shape, setting)
         with np.errstate(all="ignore"):
-            supports.append(graph.spec(observed.name, parents).support)
-    return constant_support(*supports)
+            specs.append(graph.spec(observed.name, parents))
+    return constant_support(*specs)
 
 
 def _limits(support: Support, index: tuple[int, ...], value: np.ndarray) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from pavi import ops
 from pavi.dist import supports
+from pavi.dist.compound import Mixture
 from pavi.dist.spec import Spec
 from pavi.dist.supports import Support
 from pavi.errors import GraphError
@@ -273,8 +274,16 @@ def _common(a: Any, b: Any) -> Any:
     return a_array if isinstance(a, (list, tuple)) else a
 
 
-def constant_support(first: Support, second: Support) -> Support:
+def constant_support(first: Spec, second: Spec) -> Support:
     """The smallest support free of parents that holds both: bounds that vary become infinite."""
+    if isinstance(first, Mixture) and isinstance(second, Mixture):
+        # A component's bound may vary where another one's is the larger at both placeholders.
+        pairs = zip(first.components, second.components, strict=True)
+        return supports.hull(*(constant_support(a, b) for a, b in pairs))
+    return _constant(first.support, second.support)
+
+
+def _constant(first: Support, second: Support) -> Support:
     for bound in fields(first) if type(first) is type(second) else ():
         value, other = getattr(first, bound.name), getattr(second, bound.name)
         if not np.array_equal(ops.to_numpy(value), ops.to_numpy(other)):

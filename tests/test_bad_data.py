@@ -288,6 +288,29 @@ def test_a_count_above_a_total_that_is_a_covariate() -> None:
     data_error(lambda: build([5, -1, 1]), "'cases'", "-1", "index 1")
 
 
+def test_a_mixture_takes_what_any_of_its_components_takes() -> None:
+    half = np.full(2, 0.5)
+    trials = dist.Mixture(half, (dist.Binomial(5, probs=0.5), dist.Binomial(10, probs=0.5)))
+    row(trials, [7, 0, 10])()
+    data_error(row(trials, [7, 11]), "'y'", "11 at index 1", "from 0 to 10")
+    # The covariate's bound is the smaller one at placeholders, and the larger one in the data.
+    herds = PlateGraph(
+        [Plate("herd")],
+        [
+            Covariate("size", plates="herd"),
+            Observed(
+                "cases",
+                lambda size: dist.Mixture(half, (dist.Binomial(4, 0.5), dist.Binomial(size, 0.5))),
+                plates="herd",
+            ),
+        ],
+    )
+    Data({"size": [3, 9], "cases": [4, 7]}).bind(herds)
+    data_error(
+        lambda: Data({"size": [3, 9], "cases": [5, 7]}).bind(herds), "5 at index 0", "from 0"
+    )
+
+
 def test_a_bound_that_depends_on_a_latent_is_left_to_the_fit() -> None:
     graph_ = PlateGraph(
         [Plate("row")],

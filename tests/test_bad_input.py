@@ -193,6 +193,22 @@ def test_a_discrete_latent() -> None:
     graph_error(graph(x), "'x'", "'home'", "Bernoulli", "Marginalise", "dist.Mixture")
 
 
+def test_a_latent_mixture_of_several_supports() -> None:
+    weights = np.full(2, 0.5)
+    parts = (dist.Uniform(0.0, 1.0), dist.Uniform(0.0, 10.0))
+    x = Latent("x", dist.Mixture(weights, parts), plates="home")
+    graph_error(graph(x), "'x'", "'home'", "from 0.0 to 1.0", "from 0.0 to 10.0", "same bounds")
+    varying = Latent(
+        "x", lambda a: dist.Mixture(weights, (dist.Uniform(0.0, a), dist.Uniform(0.0, 1.0)))
+    )
+    graph_error(graph(varying, Latent("a", dist.HalfNormal(1.0))), "'x'", "same bounds")
+    graph(Latent("x", dist.Mixture(weights, parts[:1] * 2)))()
+    graph(
+        Latent("x", lambda a: dist.Mixture(weights, (dist.Uniform(0.0, a), dist.Uniform(0.0, a)))),
+        Latent("a", dist.HalfNormal(1.0)),
+    )()
+
+
 @pytest.mark.parametrize(
     ("spec", "parameter"),
     [

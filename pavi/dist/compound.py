@@ -6,16 +6,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+import numpy as np
+
 from pavi import ops
 from pavi.dist.moments import mixture_moments
 from pavi.dist.spec import Array, Spec, TailedSpec, promote
-from pavi.dist.supports import SIMPLEX, Support
+from pavi.dist.supports import SIMPLEX, Support, hull, same_bounds
 from pavi.errors import GraphError
 
 
 @dataclass(frozen=True, repr=False)
 class Mixture(Spec):
-    """A mixture of K specs of one support, weights `[..., K]`; which component is summed out."""
+    """A mixture of K specs, weights `[..., K]`; which component is summed out.
+
+    The components have supports of one kind. Where an observed variable's differ in their bounds,
+    as Binomial(5, p) and Binomial(10, p) do, the mixture's goes from the lowest to the highest of
+    them, and a component has density 0 outside of its own.
+    """
 
     weights: Array
     components: tuple[Spec, ...]
@@ -40,7 +47,14 @@ class Mixture(Spec):
 
     @property
     def support(self) -> Support:
-        return self.components[0].support
+        return hull(*(component.support for component in self.components))
+
+    @property
+    def differing_bounds(self) -> bool:
+        """Whether two components' supports have other bounds; all must be concrete."""
+        first, *others = (component.support for component in self.components)
+        inside = any(isinstance(c, Mixture) and c.differing_bounds for c in self.components)
+        return inside or not all(same_bounds(first, other) for other in others)
 
     @property
     def event_rank(self) -> int:
@@ -55,8 +69,9 @@ class Mixture(Spec):
         return {"weights": self.weights, **named}
 
     def map_parameters(self, function: Callable[[Array], Array]) -> Self:
+        weights = function(self.weights)  # first, as in `parameters`
         components = tuple(c.map_parameters(function) for c in self.components)
-        return replace(self, weights=function(self.weights), components=components)
+        return replace(self, weights=weights, components=components)
 
     def unconstrained_moments(self) -> tuple[Array, Array]:
         moments = [component.unconstrained_moments() for component in self.components]
@@ -70,14 +85,43 @@ class Mixture(Spec):
         for component in self.components:
             component.validate(name)
 
-    def combine(self, log_densities: tuple[Array, ...]) -> Array:
-        """Log sum_k weights_k exp(log_densities_k), elementwise over `[...]`."""
+    def inside(self, value: Array) -> tuple[Array, ...]:
+        """`value` for each component, moved into its support: densities are finite there alone."""
+        moved = []
+        for component in self.components:
+            low, high = _bounds(component.support)
+            x, *_ = promote(value, *component.parameters().values())
+            x = x if low is None else ops.maximum(x, ops.cast(low, x))
+            moved.append(x if high is None else ops.minimum(x, ops.cast(high, x)))
+        return tuple(moved)
+
+    def combine(self, log_densities: tuple[Array, ...], value: Array) -> Array:
+        """Log sum_k weights_k p_k(value), elementwise over `[...]`.
+
+        Args:
+            log_densities: log p_k at `inside(value)[k]`, for each component.
+            value: tells which components have none of it.
+        """
         weights, *terms = promote(self.weights, *log_densities)
         # A weight of 0 leaves its component out, without a NaN from the gradient of log 0.
         present = weights > 0.0
         log_weights = ops.where(present, ops.log(ops.where(present, weights, 1.0)), -1e30)
         terms = [log_weights[..., k] + ops.maximum(t, -1e30) for k, t in enumerate(terms)]
+        for k, (component, moved) in enumerate(
+            zip(self.components, self.inside(value), strict=True)
+        ):
+            if any(bound is not None for bound in _bounds(component.support)):
+                x, moved, term = promote(value, moved, terms[k])
+                # A value on a bound may have been rounded past it.
+                eps = 4.0 * float(np.finfo(ops.dtype_name(x)).eps)
+                outside = ops.abs(x - moved) > eps * ops.maximum(ops.abs(moved), 1.0)
+                terms[k] = ops.where(outside, -1e30, term)
         return ops.logsumexp(ops.stack(ops.broadcast_arrays(*terms), axis=-1), axis=-1)
+
+
+def _bounds(support: Support) -> tuple[Array | None, Array | None]:
+    """The lower and the upper bound, as far as there are any to choose."""
+    return getattr(support, "low", None), getattr(support, "high", None)
 
 
 @dataclass(frozen=True, repr=False)

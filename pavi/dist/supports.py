@@ -7,7 +7,7 @@ matrix. The maps between a support and its unconstrained coordinates are in `bij
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -235,6 +235,29 @@ class IntegerInterval(Support):
 
     def __str__(self) -> str:
         return f"integers from {_words(self.low)} to {_words(self.high)}"
+
+
+def hull(first: Support, *others: Support) -> Support:
+    """The smallest support that holds all of the given ones, which are of one kind."""
+    wider = {"low": ops.minimum, "high": ops.maximum}
+    for other in others:
+        pairs = {f.name: (getattr(first, f.name), getattr(other, f.name)) for f in fields(first)}
+        changed = {name: wider[name](a, b) for name, (a, b) in pairs.items() if not _same(a, b)}
+        first = replace(first, **changed)
+    return first
+
+
+def same_bounds(first: Support, second: Support) -> bool:
+    """Whether two supports of one kind are known to have the same bounds."""
+    names = [field.name for field in fields(first)]
+    return all(_same(getattr(first, name), getattr(second, name)) for name in names)
+
+
+def _same(a: Array, b: Array) -> bool:
+    if a is b:
+        return True
+    # Values of a traced program are not known.
+    return ops.namespace(a, b).name == "numpy" and np.array_equal(a, b)
 
 
 def _bound(bound: Array, value: np.ndarray) -> np.ndarray:

@@ -79,6 +79,14 @@ CASES: dict[str, tuple[Spec, np.ndarray]] = {
         dist.Mixture(np.array([[0.3, 0.7]]), (dist.Poisson(0.5), dist.Poisson(SCALES))),
         COUNTS,
     ),
+    "mixture_of_trials": (
+        dist.Mixture(np.array([0.3, 0.7]), (dist.Binomial(5, 0.4), dist.Binomial(10, 0.6))),
+        np.array([2.0, 5.0, 7.0]),
+    ),
+    "mixture_of_intervals": (
+        dist.Mixture(np.array([0.3, 0.7]), (dist.Uniform(0.0, 1.0), dist.Uniform(0.5, 10.0))),
+        np.array([0.2, 0.7, 7.0]),
+    ),
     "mixture_of_vectors": (
         dist.Mixture(
             np.array([0.3, 0.7]),

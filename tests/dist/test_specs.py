@@ -78,6 +78,31 @@ def test_the_support_of_a_truncated_normal_follows_its_bounds() -> None:
     assert dist.TruncatedNormal(0.0, 1.0).support == dist.REAL
 
 
+def mixed(*components: Spec) -> dist.Mixture:
+    return dist.Mixture(np.full(len(components), 1 / len(components)), components)
+
+
+def test_the_support_of_a_mixture_holds_those_of_its_components() -> None:
+    assert mixed(dist.Uniform(0.0, 1.0), dist.Uniform(0.0, 10.0)).support == dist.Interval(
+        0.0, 10.0
+    )
+    assert mixed(dist.Uniform(0.0, 9.0), dist.Uniform(-1.0, 2.0)).support == dist.Interval(
+        -1.0, 9.0
+    )
+    trials = mixed(dist.Binomial(5, 0.5), dist.Binomial(10, 0.5), dist.Binomial(7, 0.5)).support
+    assert str(trials) == "integers from 0 to 10"
+    assert trials.contains(np.array([7, 10, 11])).tolist() == [True, True, False]
+    tails = (
+        dist.TruncatedNormal(0.0, 1.0, 2.0),
+        dist.TruncatedNormal(0.0, 1.0, np.array([1.0, 3.0])),
+    )
+    np.testing.assert_array_equal(mixed(*tails).support.low, [1.0, 2.0])  # type: ignore[attr-defined]
+    same = dist.Uniform(0.0, 1.0)
+    assert mixed(same, same).support == same.support
+    assert not mixed(same, dist.Uniform(0.0, 1.0)).differing_bounds
+    assert mixed(mixed(same, dist.Uniform(0.0, 2.0)), dist.Uniform(0.0, 2.0)).differing_bounds
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [

@@ -53,8 +53,8 @@ class Mixture(SpecDistribution):
         super().__init__(spec, npd.MixtureGeneral(choice, components, **UNCHECKED))
 
     def log_prob(self, value: Array) -> Array:
-        components = self.sampler.component_distributions
-        return self.spec.combine(tuple(component.log_prob(value) for component in components))
+        parts = zip(self.sampler.component_distributions, self.spec.inside(value), strict=True)
+        return self.spec.combine(tuple(part.log_prob(x) for part, x in parts), value)
 
 
 class Censored(SpecDistribution):

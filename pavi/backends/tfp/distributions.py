@@ -74,7 +74,8 @@ class Mixture(SpecDistribution):
         self.components = components
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
-        return self.spec.combine(tuple(part.log_prob(value) for part in self.components))
+        parts = zip(self.components, self.spec.inside(value), strict=True)
+        return self.spec.combine(tuple(part.log_prob(x) for part, x in parts), value)
 
 
 class Censored(SpecDistribution):
