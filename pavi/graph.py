@@ -17,7 +17,16 @@ from pavi.dist.spec import Spec
 from pavi.dist.supports import Support
 from pavi.errors import GraphError, did_you_mean
 from pavi.plates import Plate, Plates, in_order
-from pavi.probing import FIRST, SECOND, VARYING, check_bounds, constant_support, constants, probe
+from pavi.probing import (
+    DISTINCT,
+    FIRST,
+    SECOND,
+    VARYING,
+    check_bounds,
+    constant_support,
+    constants,
+    probe,
+)
 from pavi.variables import Covariate, Latent, Observed, Random, Variable, defaults
 
 __all__ = ["Covariate", "Latent", "Observed", "Plate", "PlateGraph", "Random", "Variable"]
@@ -142,14 +151,20 @@ class PlateGraph:
     def fingerprint(self) -> str:
         """SHA-256 of the structure: plates, variables, distributions and their constants.
 
-        A function enters by its parents, by the type of what it returns and by its value at the
-        placeholders, not by its source or bytecode.
+        A function enters by its parents, by the type of what it returns and by its value where
+        every parent and element has another value, not by its source or bytecode.
         """
         lines = [f"{p.name} within {p.within}" for p in self.plates.values()]
+        specs: dict[str, Spec] = {}
         for v in self.variables.values():
             lines.append(f"{v.kind} {v.name} {v.plates} {v.event} {v.parents}")
             if isinstance(v, Random):
-                lines.append(_digits(self.probe[v.name]))
+                try:
+                    specs[v.name] = probe(v, self.variables, self.plates, specs, DISTINCT)
+                except GraphError:
+                    # A function may take whole numbers alone.
+                    specs[v.name] = self.probe[v.name]
+                lines.append(_digits(specs[v.name]))
         return sha256("\n".join(lines).encode()).hexdigest()
 
     def __str__(self) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, fields, replace
+from hashlib import sha256
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -39,11 +41,17 @@ class Setting:
     """distance from the bound of a variable with one bound"""
     fraction: float
     """place of a variable between two bounds"""
+    distinct: bool = False
+    """whether each name and element has a value of its own, the same in every process"""
 
 
 FIRST = Setting(copies=2, batch=3, known=1.0, real=0.5, positive=1.0, fraction=0.5)
 # Sizes that no event is likely to have; a known 0 is a valid index, count and indicator, like 1.
 SECOND = Setting(copies=7, batch=5, known=0.0, real=-0.25, positive=1.5, fraction=0.25)
+
+
+# Tells functions of the same parents apart, such as `a + b * x` from `b + a * x`.
+DISTINCT = replace(FIRST, distinct=True)
 
 
 class _Varying:
@@ -56,8 +64,12 @@ class _Varying:
 VARYING = _Varying()
 
 
-def placeholder(support: Support, shape: tuple[int, ...], setting: Setting = FIRST) -> np.ndarray:
-    """An array of `shape` inside `support`, all draws alike."""
+def placeholder(
+    support: Support, shape: tuple[int, ...], setting: Setting = FIRST, name: str = ""
+) -> np.ndarray:
+    """An array of `shape` inside `support`, all draws alike unless the setting is `distinct`."""
+    if setting.distinct:
+        return _distinct(support, _fractions(name, shape))
     if isinstance(support, supports.Positive):
         draw: Any = setting.positive
     elif isinstance(support, supports.UnitInterval):
@@ -82,6 +94,38 @@ def placeholder(support: Support, shape: tuple[int, ...], setting: Setting = FIR
     else:
         draw = setting.real
     return np.broadcast_to(np.asarray(draw, dtype=np.float64), shape).copy()
+
+
+def _fractions(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers between 0 and 1, another one for each element of each name."""
+    start = int.from_bytes(sha256(name.encode()).digest()[:4], "big") / 2**32
+    # frac(start + i phi) never meets itself; away from the ends
+    places = start + np.arange(1, prod(shape) + 1) * (np.sqrt(5.0) - 1.0) / 2.0
+    return np.asarray(0.05 + 0.9 * (places % 1.0)).reshape(shape)
+
+
+def _distinct(support: Support, place: np.ndarray) -> np.ndarray:
+    """An array inside `support`, of values that differ as those of `place` do."""
+    low, high = getattr(support, "low", 0.0), getattr(support, "high", np.inf)
+    if support.discrete:
+        # 0 and 1 are valid indices, counts and indicators
+        return np.minimum(_middle(low) + np.floor(2.0 * place), _middle(high))
+    if isinstance(support, supports.Interval):
+        return _middle(low) + place * (_middle(high) - _middle(low))
+    if isinstance(support, supports.UnitInterval):
+        return place
+    if isinstance(support, (supports.Positive, supports.GreaterThan)):
+        return _middle(low) + 0.5 + place
+    if isinstance(support, supports.LessThan):
+        return _middle(high) - 0.5 - place
+    if isinstance(support, supports.Simplex):
+        return np.asarray(place / place.sum(-1, keepdims=True))
+    if isinstance(support, supports.Ordered):
+        return np.cumsum(place, -1)
+    if support.event_rank == 2:  # Cholesky factors, of correlation matrices among others
+        factor = np.tril(place)
+        return np.asarray(factor / np.linalg.norm(factor, axis=-1, keepdims=True))
+    return place
 
 
 def _middle(bound: Any) -> float:
@@ -112,7 +156,9 @@ def probe(
         parent = variables[name]
         shape = aligned_shape(parent, variable, plates, setting)
         if name in specs:
-            values[name] = placeholder(specs[name].support, shape, setting)
+            values[name] = placeholder(specs[name].support, shape, setting, name)
+        elif setting.distinct:
+            values[name] = 2.0 * _fractions(name, shape)
         else:
             values[name] = np.full(shape, setting.known)
     try:

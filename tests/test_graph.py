@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -12,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pavi
-from pavi import dist
+from pavi import dist, ops
 from pavi.alignment import align
 from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph
+
+NORMAL = dist.Normal(0.0, 1.0)
 
 
 def radon(scale: float = 5.0, sign: float = 1.0) -> PlateGraph:
@@ -334,6 +339,72 @@ def test_the_fingerprint_tells_models_apart_and_not_their_writing() -> None:
     assert radon().fingerprint() == radon().fingerprint()
     others = [radon(scale=4.0), radon(sign=-1.0), PlateGraph(schools(), [])]
     assert len({g.fingerprint() for g in [radon(), *others]}) == 4
+
+
+def regression(mean: Any, event: tuple[int, ...] = ()) -> PlateGraph:
+    return PlateGraph(
+        [Plate("row")],
+        [
+            Covariate("x", plates="row", event=event),
+            Latent("a", NORMAL),
+            Latent("b", NORMAL, event=event),
+            Latent("share", dist.Dirichlet(np.ones(3)), event=(3,)),
+            Latent("root", dist.LKJCholesky(2, 1.0), event=(2, 2)),
+            Latent("top", dist.HalfNormal(1.0)),
+            Latent("inside", lambda top: dist.Uniform(0.0, top)),
+            Observed("y", mean, plates="row"),
+        ],
+    )
+
+
+def test_the_fingerprint_tells_parents_and_their_elements_apart() -> None:
+    written = [
+        regression(lambda a, b, x: dist.Normal(a + b * x, 1.0)),
+        regression(lambda a, b, x: dist.Normal(b + a * x, 1.0)),
+        regression(lambda a, b, x: dist.Normal(a * b * x, 1.0)),
+        regression(lambda a, b, x: dist.Normal(a + x, b)),
+        regression(lambda a, b, x: dist.Normal(ops.sum(b * x, -1), 1.0), (2,)),
+        regression(lambda a, b, x: dist.Normal(ops.sum(b * x[..., ::-1], -1), 1.0), (2,)),
+        regression(lambda a, b, x, share: dist.Normal(share[..., 0] + a, 1.0)),
+        regression(lambda a, b, x, share: dist.Normal(share[..., 1] + a, 1.0)),
+        regression(lambda a, b, x, root: dist.Normal(a, root[..., 1, 0] + 2.0)),
+        regression(lambda a, b, x, root: dist.Normal(a, root[..., 1, 1] + 2.0)),
+        regression(lambda a, b, x, top, inside: dist.Normal(top, 1.0)),
+        regression(lambda a, b, x, top, inside: dist.Normal(inside, 1.0)),
+    ]
+    assert len({graph.fingerprint() for graph in written}) == len(written)
+    again = regression(lambda a, b, x: dist.Normal(x * b + a, 1.0))
+    assert again.fingerprint() == written[0].fingerprint()
+
+
+def test_a_function_of_whole_numbers_has_a_fingerprint() -> None:
+    def table(x: Any) -> dist.Spec:
+        if np.any(x != np.floor(x)):
+            raise ValueError("wanted a code")
+        return dist.Normal(x, 1.0)
+
+    assert len({regression(table).fingerprint() for _ in range(2)}) == 1
+
+
+def test_the_fingerprint_is_the_same_in_every_process() -> None:
+    program = """
+from pavi import Latent, Observed, Plate, PlateGraph, dist
+graph = PlateGraph([Plate("row")], [
+    Latent("a", dist.Normal(0.0, 1.0)), Latent("b", dist.HalfNormal(1.0)),
+    Observed("y", lambda a, b: dist.Normal(a, b), plates="row")])
+print(graph.fingerprint())
+"""
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2)
+    }
+    assert len(found) == 1
 
 
 # --- the law of alignment, against index arithmetic on the ground graph -------------------------
