@@ -140,8 +140,8 @@ class ConditionalAffine(Bijector):
             way = scale @ loc
             present = scale @ (np.diag(free) + strictly_lower(weights["off_diagonal"], self.size))
             # R R' = (R L)(R L)' + way way', without forming it: that would square the condition.
-            root = np.linalg.qr(np.column_stack([present, way]).T, mode="r").T
-            reference = root * np.where(np.diag(root) < 0, -1.0, 1.0)
+            _, root = np.linalg.qr(np.column_stack([present, way]).T)
+            reference = root.T * np.where(np.diag(root) < 0, -1.0, 1.0)
             left = _lower_quotient(reference, present)
             free = np.diag(left)
             out["off_diagonal"] = _packed(left, self.size)
