@@ -6,20 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
+from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pavi.checks import check_finite, check_support, fill_missing
 from pavi.errors import DataError, did_you_mean
+from pavi.fingerprints import digest
 from pavi.graph import PlateGraph, Variable
 
 if TYPE_CHECKING:
     from pavi.data import Data
-
-# Up to so many bytes an array enters a fingerprint whole, else by so many evenly spaced elements.
-FINGERPRINT_BYTES = 1 << 26
-FINGERPRINT_SAMPLE = 1 << 20
 
 Members = dict[str, dict[str, np.ndarray]]
 
@@ -32,7 +30,8 @@ class BoundData:
         graph: the graph they are bound to.
         sizes: number of elements of every plate.
         values: `[*plates, *event]` of every covariate and observed variable, as given; where an
-            observed value is missing, a value from its support stands in.
+            observed value is missing, a value from its support stands in. Read-only copies; of a
+            memory map the map itself.
         masks: for every observed variable whether each draw is present,
             `[*plates, *event without the axes of one draw]`; None if all are.
         members: `members[plate][owner]`, int64 `[plate]`: position of each row's owner, for the
@@ -47,18 +46,29 @@ class BoundData:
     members: Members
     coords: dict[str, np.ndarray]
 
-    def fingerprint(self) -> str:
-        """SHA-256 over names, shapes, dtypes and contents; very large arrays enter by a sample."""
-        digest = sha256(repr(sorted(self.sizes.items())).encode())
-        arrays = dict(self.values)
-        arrays |= {f"mask {k}": mask for k, mask in self.masks.items() if mask is not None}
+    def fingerprint(self, dtype: str = "float64") -> str:
+        """SHA-256 over sizes, names, shapes and contents; see `fingerprints`."""
+        parts = (sorted(self.sizes.items()), sorted(self.fingerprints(dtype).items()))
+        return sha256(repr(parts).encode()).hexdigest()
+
+    def fingerprints(self, dtype: str = "float64") -> dict[str, str]:
+        """SHA-256 of each array's shape and contents; a very large array enters by a sample.
+
+        Args:
+            dtype: floating dtype in which values are compared, that of a run: data stored in
+                another one, or as integers, are the same data.
+
+        Returns:
+            By the name of a variable, `"which of y are missing"`, or `"members of home in county"`.
+        """
+        out = {name: digest(value, dtype) for name, value in self.values.items()}
+        for name, mask in self.masks.items():
+            if mask is not None:
+                out[f"which of {name} are missing"] = digest(mask, "bool")
         for plate, owners in self.members.items():
-            arrays |= {f"{plate}/{owner}": index for owner, index in owners.items()}
-        for name in sorted(arrays):
-            array = arrays[name]
-            digest.update(f"{name} {array.shape} {array.dtype.str}".encode())
-            digest.update(_sampled(array).tobytes())
-        return digest.hexdigest()
+            for owner, index in owners.items():
+                out[f"members of {plate} in {owner}"] = digest(index, "int64")
+        return out
 
     def __str__(self) -> str:
         lines = ["BoundData"]
@@ -91,7 +101,15 @@ def bind(data: Data, graph: PlateGraph) -> BoundData:
     for observed in graph.observed:
         check_support(graph, observed, values, masks[observed.name], members)
     coords = {p: v for p, v in data.coords.items() if p in graph.plates}
-    return BoundData(graph, sizes, values, masks, members, coords)
+    # What the caller does with these arrays from now on is no business of a fit's.
+    return BoundData(
+        graph,
+        sizes,
+        _owned(values),
+        {name: None if mask is None else _frozen(mask) for name, mask in masks.items()},
+        {plate: _owned(owners) for plate, owners in members.items()},
+        _owned(coords),
+    )
 
 
 def _check_names(data: Data, graph: PlateGraph) -> None:
@@ -348,9 +366,21 @@ def _follow(direct: Members, path: tuple[str, ...]) -> np.ndarray:
     return index
 
 
-def _sampled(array: np.ndarray) -> np.ndarray:
-    """The array, or evenly spaced elements of it if it is large."""
-    if array.nbytes <= FINGERPRINT_BYTES:
-        return np.ascontiguousarray(array)
-    positions = np.linspace(0, array.size - 1, FINGERPRINT_SAMPLE).astype(np.int64)
-    return np.asarray(array[np.unravel_index(positions, array.shape)])
+def _owned(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Read-only arrays that share no memory with the caller's, memory maps excepted."""
+    return {k: _frozen(v.view() if _is_mapped(v) else np.array(v)) for k, v in arrays.items()}
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+def _is_mapped(array: np.ndarray) -> bool:
+    """Whether an array is a view of a file, which may be larger than the memory."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap):
+            return True
+        base = base.base
+    return isinstance(base, mmap)

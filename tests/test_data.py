@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import pavi
 from pavi import dist
-from pavi.data import Data
+from pavi.data import BoundData, Data
 from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph
 
 
@@ -327,24 +327,72 @@ def test_the_fingerprint_changes_with_every_part_of_the_data() -> None:
         return Data(values, **({"members": NESTED} | others)).bind(pupils()).fingerprint()
 
     moved = {**NESTED, "school": {"authority": np.array([0, 1, 1])}}
-    single = {k: v.astype(np.float32) for k, v in marks().items()}
     prints = [
         fingerprint(marks()),
         fingerprint(marks(missing=(0,))),
         fingerprint({**marks(), "mark": np.arange(6.0) + 1e-9}),
-        fingerprint(single),
         fingerprint(marks(), members=moved),
     ]
     assert len(set(prints)) == len(prints)
     assert fingerprint(marks()) == prints[0]
 
 
+def test_the_fingerprint_is_of_the_values_and_not_of_their_dtype() -> None:
+    def bound(y: Any) -> BoundData:
+        return Data({"y": y}).bind(observed(dist.Normal(0.0, 1.0)))
+
+    whole = bound(np.arange(5))
+    for dtype in ("float64", "float32", "int8", "uint16"):
+        assert bound(np.arange(5).astype(dtype)).fingerprint() == whole.fingerprint()
+    assert bound(np.array([-0.0, 1, 2, 3, 4])).fingerprint() == whole.fingerprint()
+    # As the run sees them: in float32 a tenth is the same number, whichever file it came from.
+    double, single = np.linspace(0.0, 1.0, 7), np.linspace(0.0, 1.0, 7).astype("float32")
+    assert bound(double).fingerprint("float32") == bound(single).fingerprint("float32")
+    assert bound(double).fingerprint() != bound(single).fingerprint()
+    assert bound(double).fingerprint("float32") != bound(2.0 * double).fingerprint("float32")
+
+
+def test_the_fingerprints_name_what_differs() -> None:
+    first = Data(marks(missing=(0,)), NESTED).bind(pupils()).fingerprints()
+    moved = {**NESTED, "school": {"authority": np.array([0, 1, 1])}}
+    other = Data(marks(missing=(2,)), moved).bind(pupils()).fingerprints()
+    assert first.keys() == other.keys()
+    assert {name for name in first if first[name] != other[name]} == {
+        "mark",
+        "which of mark are missing",
+        "members of school in authority",
+        "members of pupil in authority",
+    }
+
+
+def test_what_is_done_to_an_array_afterwards_changes_no_bound_data() -> None:
+    values, members = marks(), {p: {o: i.copy() for o, i in m.items()} for p, m in NESTED.items()}
+    labels = np.array(["a", "b", "c"])
+    bound = Data(values, members, coords={"school": labels}).bind(pupils())
+    before, print_ = (
+        {name: value.copy() for name, value in bound.values.items()},
+        bound.fingerprint(),
+    )
+    for value in values.values():
+        value -= 100.0
+    members["pupil"]["school"][:] = 0
+    labels[:] = "z"
+    for name, value in bound.values.items():
+        np.testing.assert_array_equal(value, before[name])
+    assert bound.coords["school"].tolist() == ["a", "b", "c"]
+    assert bound.fingerprint() == print_
+    arrays = [*bound.values.values(), *bound.members["pupil"].values(), bound.coords["school"]]
+    for array in arrays:
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = array[1]
+
+
 def test_a_large_array_enters_the_fingerprint_by_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = observed(dist.Normal(0.0, 1.0))
     whole = Data({"y": np.arange(1000.0)}).bind(graph)
     before = whole.fingerprint()
-    monkeypatch.setattr("pavi.binding.FINGERPRINT_BYTES", 100)
-    monkeypatch.setattr("pavi.binding.FINGERPRINT_SAMPLE", 10)
+    monkeypatch.setattr("pavi.fingerprints.WHOLE", 100)
+    monkeypatch.setattr("pavi.fingerprints.SAMPLE", 10)
     assert whole.fingerprint() != before
     other = Data({"y": np.arange(1000.0) + 1.0}).bind(graph)
     assert whole.fingerprint() != other.fingerprint()
