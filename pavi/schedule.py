@@ -36,6 +36,11 @@ QUIETER = 0.6
 # log p - log q is constant where q is exact; near it, its variance is of the order of the latents'
 # number. (With batches its scatter is mostly theirs.)
 SCATTER = 2.0
+# Records of the refining phase that a verdict needs: weights of a slow direction have hardly begun
+# to move when the ELBO seems to stand still.
+REFINING_RECORDS = 8
+# Largest share of steps that may be left out for want of a finite gradient.
+SKIPPED = 0.02
 
 
 @dataclass
@@ -46,18 +51,28 @@ class History:
         step: steps taken so far, `[records]`.
         elbo: mean of the one-draw estimates of the call.
         elbo_se: standard error of that mean.
+        skipped: steps that were left out, as their estimate or its gradient was not finite.
     """
 
     step: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     elbo: np.ndarray = field(default_factory=lambda: np.zeros(0))
     elbo_se: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    skipped: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
-    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The three arrays, in order."""
-        return self.step, self.elbo, self.elbo_se
+    def __post_init__(self) -> None:
+        if len(self.skipped) != len(self.step):
+            self.skipped = np.zeros(len(self.step), np.int64)
+
+    def parts(self) -> tuple[np.ndarray, ...]:
+        """The arrays, in order."""
+        return self.step, self.elbo, self.elbo_se, self.skipped
+
+    def since(self, record: int) -> History:
+        """The records from one on."""
+        return History(*(part[record:] for part in self.parts()))
 
     def append(self, elbo: np.ndarray) -> None:
-        """Adds one call's estimates, one for each of its steps."""
+        """Adds one call's estimates, one for each of its steps; NaN for those left out."""
         finite = elbo[np.isfinite(elbo)]
         last = self.step[-1] if len(self.step) else 0
         mean = finite.mean() if len(finite) else np.nan
@@ -65,6 +80,7 @@ class History:
         self.step = np.append(self.step, last + len(elbo))
         self.elbo = np.append(self.elbo, mean)
         self.elbo_se = np.append(self.elbo_se, error)
+        self.skipped = np.append(self.skipped, len(elbo) - len(finite))
 
 
 @dataclass(frozen=True)
@@ -86,13 +102,14 @@ def drift(history: History, windows: int = 4) -> tuple[float, float]:
     return rise, float(max(own, scatter))
 
 
-def judge(history: History, num_latents: int, *, whole: bool) -> Verdict:
+def judge(history: History, num_latents: int, *, whole: bool, num_particles: int = 1) -> Verdict:
     """Whether the constant phase settled: it no longer rises, nor falls, nor grows quieter.
 
     Args:
         history: the ELBO so far.
         num_latents: ground latents of the model.
         whole: whether each step saw the whole model.
+        num_particles: draws of the guide at each step, of which a step's estimate is the mean.
     """
     taken = int(history.step[-1]) if len(history.step) else 0
     if len(history.elbo) >= 4 and not np.isfinite(history.elbo[-4:]).all():
@@ -106,6 +123,13 @@ def judge(history: History, num_latents: int, *, whole: bool) -> Verdict:
         return Verdict(False, f"{taken} steps are too few to tell; give at least {8 * CHUNK}")
     windows = min(4, len(history.elbo) // 2)
     rise, error = drift(history, windows)
+    skipped = history.skipped[-2 * windows :].sum() / (2 * windows * CHUNK)
+    if skipped > SKIPPED:
+        return Verdict(
+            False,
+            f"{skipped:.0%} of the last steps had no finite gradient and were left out: look at "
+            "the scale of the data and the priors, or lower the learning rate",
+        )
     floor = max(NATS_PER_LATENT * num_latents, NATS)
     words = (
         f"the ELBO moved by {rise:+.3g} +- {error:.2g} nats over the last "
@@ -121,7 +145,8 @@ def judge(history: History, num_latents: int, *, whole: bool) -> Verdict:
     # Where the family holds the posterior the noise falls to nothing: that is no journey.
     if error > floor and np.median(quiet) < QUIETER * np.median(loud):
         return Verdict(False, f"{words}, and its noise was still falling; give it more steps")
-    scatter = float(np.median(history.elbo_se[-windows:])) * np.sqrt(CHUNK)
+    estimates = num_particles * float(np.median(np.diff(history.step[-windows - 1 :])))
+    scatter = float(np.median(history.elbo_se[-windows:])) * np.sqrt(estimates)
     if whole and scatter > SCATTER * np.sqrt(num_latents):
         return Verdict(
             False,
@@ -139,8 +164,17 @@ class Schedule:
     all weights, constant rate. *Cool-down*: the rate falls, the iterates are averaged.
     """
 
-    def __init__(self, steps: int | str, learning_rate: float, gradient: Gradient) -> None:
+    def __init__(
+        self,
+        steps: int | str,
+        learning_rate: float,
+        gradient: Gradient,
+        *,
+        whole: bool,
+        num_particles: int,
+    ) -> None:
         self._peak, self._gradient = learning_rate, gradient
+        self._whole, self._particles = whole, num_particles
         self._automatic = isinstance(steps, str)
         if isinstance(steps, str):
             self._ends = [_OPEN, _OPEN, _OPEN]
@@ -169,24 +203,22 @@ class Schedule:
         """Whether all steps have been taken."""
         return self.phase == 3
 
-    def judge(self, history: History, num_latents: int, *, whole: bool) -> Verdict:
-        """The verdict on the present phase's records."""
-        recent = History(*(part[self._records :] for part in history.parts()))
-        return judge(recent, num_latents, whole=whole)
-
-    def consider(self, history: History, num_latents: int, *, whole: bool) -> Verdict:
+    def consider(self, history: History, num_latents: int) -> Verdict:
         """Ends an automatic schedule's constant phase where the ELBO has settled.
 
         Returns:
             The verdict on the records of the phase until now.
         """
-        verdict = self.judge(history, num_latents, whole=whole)
+        recent = history.since(self._records)
+        verdict = judge(recent, num_latents, whole=self._whole, num_particles=self._particles)
         if not self._automatic or self.cooling:
             return verdict
         if self._ends[0] == _OPEN:
             if verdict.converged or self._taken >= MAX_STEPS // 2:
                 self._ends[0], self._records = self._taken, len(history.elbo)
-        elif verdict.converged or self._taken >= MAX_STEPS:
+        elif self._taken >= MAX_STEPS or (
+            verdict.converged and len(recent.elbo) >= REFINING_RECORDS
+        ):
             self._ends[1] = self._taken
             self._ends[2] = self._taken + max(MIN_COOL_DOWN, self._taken // 2)
         return verdict

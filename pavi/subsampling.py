@@ -214,7 +214,9 @@ class Sampler:
             position = self._positions[owner][ground] if owner in self.rows else ground
             absent, position = position < 0, np.maximum(position, 0)
             if owner in self._batch:
-                weight = weight * factors[owner][position]
+                # An owner that no row was drawn of has no factor at all.
+                known = np.append(factors[owner], 0.0)
+                weight = weight * known[np.where(absent, -1, position)]
             weight = np.where(absent, 0.0, weight)
             padded = np.concatenate([position, np.zeros(padding, position.dtype)])
             selection.members[f"{plate}/{owner}"] = padded.astype(np.int32)
@@ -262,7 +264,7 @@ def check_batch(bound: BoundData, batch: Mapping[str, int]) -> None:
                 f"{sorted(bound.sizes)}."
             )
         size = bound.sizes[plate]
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
             raise DataError(
                 f"batch={{{plate!r}: {count!r}}}: expected an integer between 1 and {size}."
             )

@@ -73,7 +73,9 @@ class Trainer:
             raise PaviError(f"gradient={gradient!r}: expected 'auto', 'path' or 'total'.")
         if num_particles is not None and not _is_integer(num_particles, 1):
             raise PaviError(f"num_particles={num_particles!r}: expected a positive integer.")
-        number = isinstance(learning_rate, int | float) and not isinstance(learning_rate, bool)
+        number = isinstance(learning_rate, int | float | np.number) and not isinstance(
+            learning_rate, bool
+        )
         if not (number and 0 < learning_rate < math.inf):
             raise PaviError(f"learning_rate={learning_rate!r}: expected a positive number.")
         if not _is_integer(seed, 0) or seed >= 2**63:
@@ -87,13 +89,14 @@ class Trainer:
         self.data: BoundData = data.bind(graph)
         check_batch(self.data, batch or {})
         # A plate named at its full size is not subsampled.
-        batch = {p: n for p, n in (batch or {}).items() if n < self.data.sizes[p]}
+        batch = {p: int(n) for p, n in (batch or {}).items() if n < self.data.sizes[p]}
         self.plan = lower(graph, family or Family(), self.data.sizes, batch, standards(self.data))
         sampler = Sampler(self.data, batch, dtype) if batch else None
         self._sampler = sampler
         sizes = sampler.sizes if sampler else self.data.sizes
-        self._settings = Settings(num_particles or _particles(self.plan, sizes), gradient, dtype)
-        self._learning_rate, self._seed = learning_rate, seed
+        particles = int(num_particles or _particles(self.plan, sizes))
+        self._settings = Settings(particles, gradient, dtype)
+        self._learning_rate, self._seed = float(learning_rate), int(seed)
 
     def initial(self) -> tuple[Arrays, Arrays]:
         """Weights and free tables before the first step."""
@@ -137,7 +140,14 @@ class Trainer:
         dtype = self._settings.dtype
         program = self._adapter.program(self.plan, full_batch(self.data, dtype), self._settings)
         program.initialise(*self.initial(), self._seed)
-        schedule, history = Schedule(steps, self._learning_rate, self._settings.gradient), History()
+        schedule = Schedule(
+            steps,
+            self._learning_rate,
+            self._settings.gradient,
+            whole=self._sampler is None,
+            num_particles=self._settings.num_particles,
+        )
+        history = History()
         constant: Verdict | None = None
         num_latents = self.plan.num_latents
         rng = np.random.default_rng([self._seed, 1])
@@ -154,7 +164,7 @@ class Trainer:
                 upcoming = host.submit(draw)
                 rates, count = schedule.next_rates()
                 history.append(program.run(selection, rates)[:count])
-                verdict = schedule.consider(history, num_latents, whole=sampler is None)
+                verdict = schedule.consider(history, num_latents)
                 if not schedule.cooling or constant is None:
                     # Averaging needs one basis, so the last change of it is before the cool-down.
                     program.rebase(self._rebased)
@@ -230,7 +240,9 @@ def fit(
 
 
 def _is_integer(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        return False
+    return int(value) >= least
 
 
 def _particles(plan: GuidePlan, sizes: Mapping[str, int]) -> int:

@@ -10,6 +10,7 @@ from pavi.schedule import (
     COOLED,
     MAX_STEPS,
     MIN_COOL_DOWN,
+    REFINING_RECORDS,
     WARM_UP,
     History,
     Schedule,
@@ -27,6 +28,10 @@ def history(elbo: np.ndarray | list[float], error: float | np.ndarray = 0.05) ->
     return History(
         CHUNK * np.arange(1, len(elbo) + 1), elbo, np.broadcast_to(error, elbo.shape).astype(float)
     )
+
+
+def schedule_of(steps: int | str, gradient: str) -> Schedule:
+    return Schedule(steps, PEAK, gradient, whole=True, num_particles=1)  # type: ignore[arg-type]
 
 
 def noisy(elbo: np.ndarray, error: float = 0.05, seed: int = 0) -> History:
@@ -51,6 +56,7 @@ def test_steps_that_overflowed_are_counted_but_not_averaged() -> None:
     found.append(np.array([1.0, np.nan, 3.0, -np.inf]))
     found.append(np.array([np.nan, np.inf]))
     np.testing.assert_array_equal(found.step, [4, 6])
+    np.testing.assert_array_equal(found.skipped, [2, 2])
     assert found.elbo[0] == 2.0
     assert np.isnan(found.elbo[1])
     assert np.isnan(found.elbo_se[1])
@@ -181,7 +187,7 @@ def all_rates(schedule: Schedule) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 17, 100, CHUNK, CHUNK + 1, 4000])
 def test_a_number_of_steps_is_taken_to_the_letter(steps: int) -> None:
-    schedule = Schedule(steps, PEAK, "auto")
+    schedule = schedule_of(steps, "auto")
     assert schedule.expected == steps
     assert not schedule.finished
     rates = all_rates(schedule)
@@ -191,7 +197,7 @@ def test_a_number_of_steps_is_taken_to_the_letter(steps: int) -> None:
 
 
 def test_phases_of_a_number_of_steps() -> None:
-    rates = all_rates(Schedule(4000, PEAK, "auto"))
+    rates = all_rates(schedule_of(4000, "auto"))
     step = np.arange(4000)
     # Approach: 0 - 1000, refine: 1000 - 2400, cool-down: 2400 - 4000
     np.testing.assert_array_equal(rates["refine"], step >= 1000)
@@ -205,7 +211,7 @@ def test_phases_of_a_number_of_steps() -> None:
 
 
 def test_the_average_is_that_of_the_second_half_of_the_cool_down() -> None:
-    averaging = all_rates(Schedule(4000, PEAK, "auto"))["averaging"]
+    averaging = all_rates(schedule_of(4000, "auto"))["averaging"]
     assert not averaging[:3200].any()
     # average <- average + w (iterate - average), from a number that it forgets
     iterates = np.random.default_rng(0).normal(size=4000)
@@ -218,13 +224,33 @@ def test_the_average_is_that_of_the_second_half_of_the_cool_down() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 17])
 def test_a_short_fit_ends_with_an_average(steps: int) -> None:
     # The averaged weights are what a fit returns: they may not stay where they began.
-    assert all_rates(Schedule(steps, PEAK, "auto"))["averaging"].any()
+    assert all_rates(schedule_of(steps, "auto"))["averaging"].any()
 
 
 @pytest.mark.parametrize(("gradient", "share"), [("path", 1.0), ("total", 0.0)])
 def test_the_gradient_that_was_asked_for(gradient: str, share: float) -> None:
-    rates = all_rates(Schedule(1000, PEAK, gradient))  # type: ignore[arg-type]
+    rates = all_rates(schedule_of(1000, gradient))
     np.testing.assert_array_equal(rates["path"], np.full(1000, share))
+
+
+def test_the_scatter_is_that_of_single_draws() -> None:
+    """However many draws a step takes the mean of."""
+    draws = 4.0 * np.sqrt(LATENTS)
+    for particles in (1, 8):
+        error = draws / np.sqrt(particles * CHUNK)
+        verdict = judge(
+            history(np.full(8, -120.0), error), LATENTS, whole=True, num_particles=particles
+        )
+        assert not verdict.converged
+        assert "scatter by 12.6 nats" in verdict.reason
+
+
+def test_steps_without_a_finite_gradient_are_told() -> None:
+    found = noisy(np.full(8, -120.0))
+    found.skipped[-1] = CHUNK // 2
+    verdict = judge(found, LATENTS, whole=True)
+    assert not verdict.converged
+    assert "6% of the last steps had no finite gradient" in verdict.reason
 
 
 # --- automatic ----------------------------------------------------------------------------------
@@ -242,12 +268,12 @@ def run(schedule: Schedule, elbo: object, limit: int = 1000) -> tuple[History, l
         last = found.step[-1] if len(found.step) else 0
         steps = np.arange(last, last + count)
         found.append(elbo(steps) + generator.normal(size=count))  # type: ignore[operator]
-        schedule.consider(found, LATENTS, whole=True)
+        schedule.consider(found, LATENTS)
     return found, phases
 
 
 def test_automatic_steps_go_through_the_phases_once_settled() -> None:
-    schedule = Schedule("auto", PEAK, "auto")
+    schedule = schedule_of("auto", "auto")
     assert schedule.expected is None
     found, phases = run(schedule, lambda step: -100.0 - 300.0 * np.exp(-step / 300.0))
     assert schedule.finished
@@ -261,15 +287,15 @@ def test_automatic_steps_go_through_the_phases_once_settled() -> None:
 
 
 def test_the_second_phase_is_judged_by_its_own_records() -> None:
-    # Flat from the start: the approach ends at its first verdict, the refining must wait for four
+    # Flat from the start: the approach ends at its first verdict, the refining must wait for
     # records of its own.
-    _, phases = run(Schedule("auto", PEAK, "auto"), lambda step: np.full(len(step), -100.0))
+    _, phases = run(schedule_of("auto", "auto"), lambda step: np.full(len(step), -100.0))
     assert phases.count(0) >= 4
-    assert phases.count(1) >= 4
+    assert phases.count(1) == REFINING_RECORDS
 
 
 def test_a_fit_that_never_settles_ends_all_the_same() -> None:
-    schedule = Schedule("auto", PEAK, "auto")
+    schedule = schedule_of("auto", "auto")
     found, phases = run(schedule, lambda step: 0.1 * step)
     assert schedule.finished
     assert phases.count(0) * CHUNK == MAX_STEPS // 2
@@ -279,10 +305,10 @@ def test_a_fit_that_never_settles_ends_all_the_same() -> None:
 
 
 def test_a_number_of_steps_is_no_automatic_one() -> None:
-    schedule = Schedule(2000, PEAK, "auto")
+    schedule = schedule_of(2000, "auto")
     found, _ = run(schedule, lambda step: np.full(len(step), -100.0))
     assert int(found.step[-1]) == 2000
-    schedule = Schedule(3 * CHUNK, PEAK, "auto")
+    schedule = schedule_of(3 * CHUNK, "auto")
     found, phases = run(schedule, lambda step: np.full(len(step), -100.0))
     assert int(found.step[-1]) == 3 * CHUNK
     assert phases[-1] == 2

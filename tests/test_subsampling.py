@@ -221,6 +221,33 @@ def test_groups_without_any_rows_leave_only_padding() -> None:
     assert (drawn.weights["row"][~empty] == 4.0).all()
 
 
+def test_an_owner_of_which_no_row_is_drawn() -> None:
+    """Ratings by users in visits to hospitals; one hospital had no visit."""
+    graph = PlateGraph(
+        [
+            Plate("hospital"),
+            Plate("visit", within="hospital"),
+            Plate("user"),
+            Plate("rating", within=("user", "visit")),
+        ],
+        [
+            Latent("u", dist.Normal(0.0, 1.0), plates="user"),
+            Latent("v", dist.Normal(0.0, 1.0), plates="visit"),
+            Observed("y", lambda u, v: dist.Normal(u + v, 1.0), plates="rating"),
+        ],
+    )
+    members = {
+        "visit": {"hospital": np.array([0, 0, 1])},
+        "rating": {"user": np.arange(12) % 4, "visit": np.arange(12) % 3},
+    }
+    data = Data({"y": np.zeros(12)}, members, {"hospital": 3}).bind(graph)
+    sampler = Sampler(data, {"user": 2, "hospital": 1, "visit": 2}, "float64")
+    drawn = sampler.draw(rng(0), 50)
+    empty = drawn.indices["hospital"][:, 0] == 2
+    assert empty.any()
+    assert (drawn.weights["rating"][empty] == 0.0).all()
+
+
 def test_order_of_the_rows_in_the_data_does_not_matter() -> None:
     """Indices are drawn, no stream is shuffled: sorted data are seen as often as shuffled ones."""
     data = ragged(np.full(100, 2))

@@ -59,7 +59,11 @@ class Program(Protocol):
         """Sets the weights, the tables and the random state; the optimizer starts at rest."""
 
     def run(self, selection: Selection | None, rates: Rates) -> np.ndarray:
-        """Takes `len(rates.learning)` steps; returns the ELBO estimate of each."""
+        """Takes `len(rates.learning)` steps.
+
+        Returns:
+            The ELBO estimate of each, the mean of its draws; NaN where the step was left out.
+        """
 
     def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
         """Re-expresses the weights on the host; the dense optimizer starts at rest again."""

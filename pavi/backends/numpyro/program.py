@@ -20,7 +20,7 @@ from pavi.batch import Batch
 from pavi.guide import noise_shapes
 from pavi.plan import GuidePlan
 from pavi.subsampling import Selection, gather
-from pavi.tables import FIRST_DECAY, SECOND_DECAY, Table, adam_rows, new_table, settled, table_rows
+from pavi.tables import FIRST_DECAY, SECOND_DECAY, adam_rows, new_table, settled, table_rows
 
 
 class JaxState(NamedTuple):
@@ -59,7 +59,11 @@ class JaxProgram:
             )
 
     def run(self, selection: Selection | None, rates: Rates) -> np.ndarray:
-        """Takes `len(rates.learning)` steps; returns the ELBO estimate of each."""
+        """Takes `len(rates.learning)` steps.
+
+        Returns:
+            The ELBO estimate of each, the mean of its draws; NaN where the step was left out.
+        """
         if self._state is None:
             raise RuntimeError("initialise() comes before run().")
         with precision(self._settings.dtype), one_blas_thread():
@@ -140,9 +144,6 @@ class JaxProgram:
         (_, elbo), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
             state.weights, {name: table.value for name, table in drawn.items()}
         )
-        # A step whose estimate overflowed is left out rather than let it end the run.
-        finite = jnp.isfinite(elbo)
-        gradients = jax.tree.map(lambda g: jnp.where(finite & jnp.isfinite(g), g, 0), gradients)
         gradients = tuple(
             {n: g * rate.refine if n in self._plan.refining else g for n, g in part.items()}
             for part in gradients
@@ -150,17 +151,22 @@ class JaxProgram:
         updates, optimizer = self._optimizer.update(gradients[0], state.optimizer)
         weights = jax.tree.map(lambda w, u: w - rate.learning * u, state.weights, updates)
         average = jax.tree.map(lambda a, w: a + rate.averaging * (w - a), state.average, weights)
+        rows = {
+            name: adam_rows(drawn[name], gradients[1][name], rate.learning, rate.averaging)
+            for name in state.tables
+        }
+        # A step that overflowed is left out as a whole rather than let it end the run.
+        finite = jnp.isfinite(elbo)
+        for gradient in jax.tree.leaves(gradients):
+            finite &= jnp.isfinite(gradient).all()
+        weights, average, optimizer, rows = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (weights, average, optimizer, rows),
+            (state.weights, state.average, state.optimizer, drawn),
+        )
         tables = {
-            name: Table(
-                *(
-                    x.at[places[name]].set(row)
-                    for x, row in zip(
-                        table,
-                        adam_rows(drawn[name], gradients[1][name], rate.learning, rate.averaging),
-                        strict=True,
-                    )
-                )
-            )
+            name: jax.tree.map(lambda x, row, p=places[name]: x.at[p].set(row), table, rows[name])
             for name, table in state.tables.items()
         }
+        elbo = jnp.where(finite, elbo, jnp.nan)
         return JaxState(weights, average, tables, optimizer, key), elbo

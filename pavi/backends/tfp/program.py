@@ -81,7 +81,11 @@ class TensorFlowProgram:
             self._rest()
 
     def run(self, selection: Selection | None, rates: Rates) -> np.ndarray:
-        """Takes `len(rates.learning)` steps; returns the ELBO estimate of each."""
+        """Takes `len(rates.learning)` steps.
+
+        Returns:
+            The ELBO estimate of each, the mean of its draws; NaN where the step was left out.
+        """
         self._existing("run")
         rates = Rates(*(np.asarray(rate, self._settings.dtype) for rate in rates))
         # Nothing selected is everything; None would be a leaf to TensorFlow.
@@ -208,31 +212,37 @@ class TensorFlowProgram:
             )
             loss = -elbo
         gradients = tape.gradient(loss, (weights, rows), unconnected_gradients="zero")
-        # A step whose estimate overflowed is left out rather than let it end the run.
-        finite = tf.math.is_finite(elbo)
-        gradients = tf.nest.map_structure(
-            lambda g: tf.where(finite & tf.math.is_finite(g), g, tf.zeros_like(g)), gradients
-        )
         gradients = tuple(
             {n: g * rate.refine if n in self._plan.refining else g for n, g in part.items()}
             for part in gradients
         )
+        # A step that overflowed is left out as a whole rather than let it end the run.
+        finite = tf.math.is_finite(elbo)
+        for part in tf.nest.flatten(gradients):
+            finite &= tf.reduce_all(tf.math.is_finite(part))
+        changing = [state.weights, *self._optimizer.variables]
+        before = [tf.identity(variable) for variable in changing]
         # tf-keras holds the rate in float32 whatever the weights' dtype.
         self._optimizer.learning_rate = tf.cast(rate.learning, self._optimizer.learning_rate.dtype)
         gradient = tf.concat([tf.reshape(gradients[0][name], [-1]) for name in self._shapes], 0)
         self._optimizer.apply_gradients([(gradient, state.weights)])
-        average += rate.averaging * (state.weights - average)
+        for variable, old in zip(changing, before, strict=True):
+            variable.assign(tf.where(finite, variable, old))
+        moved = average + rate.averaging * (state.weights - average)
+        average = tf.where(finite, moved, average)
+        rows = {
+            name: adam_rows(drawn[name], gradients[1][name], rate.learning, rate.averaging)
+            for name in tables
+        }
+        rows = tf.nest.map_structure(lambda new, old: tf.where(finite, new, old), rows, drawn)
         tables = {
             name: Table(
                 *(
                     tf.tensor_scatter_nd_update(x, places[name][:, None], row)
-                    for x, row in zip(
-                        table,
-                        adam_rows(drawn[name], gradients[1][name], rate.learning, rate.averaging),
-                        strict=True,
-                    )
+                    for x, row in zip(table, rows[name], strict=True)
                 )
             )
             for name, table in tables.items()
         }
+        elbo = tf.where(finite, elbo, float("nan"))
         return average, tables, elbo
