@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     )
     from pavi.family import Family
     from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph
+    from pavi.loading import load
     from pavi.posterior import Posterior
-    from pavi.storage import load
     from pavi.trainer import Trainer, fit
 
 __version__ = "0.1.0"
@@ -63,7 +63,7 @@ _HOMES = {
     "Trainer": "pavi.trainer",
     "fit": "pavi.trainer",
     "Posterior": "pavi.posterior",
-    "load": "pavi.storage",
+    "load": "pavi.loading",
     "PaviError": "pavi.errors",
     "GraphError": "pavi.errors",
     "DataError": "pavi.errors",

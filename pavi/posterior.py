@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pavi import storage
 from pavi.backends.base import Arrays, Functions, HostObjects, get_adapter
 from pavi.batch import Batch
 from pavi.binding import BoundData
@@ -346,9 +347,38 @@ class Posterior:
 
     def save(self, folder: str | Path) -> None:
         """Writes the run to a folder: weights in safetensors, the rest in JSON; atomically."""
-        from pavi.storage import save
+        arrays = {f"weights:{name}": value for name, value in self.weights.items()}
+        arrays |= {f"tables:{name}": value for name, value in self.tables.items()}
+        storage.write(Path(folder), self._description(), arrays)
 
-        save(self, Path(folder))
+    def _description(self) -> dict[str, Any]:
+        """What a run says of itself besides its arrays, as JSON has it."""
+        plan, history = self.plan, self.history
+        return {
+            "graph": plan.graph.fingerprint(),
+            "variables": list(plan.graph.variables),
+            "data": self.data.fingerprint(self.dtype),
+            "arrays": self.data.fingerprints(self.dtype),
+            "sizes": dict(plan.sizes),
+            "batch": dict(plan.batch),
+            "standards": {name: list(pair) for name, pair in plan.standards.items()},
+            "family": plan.family.to_json(),
+            "backend": self.backend,
+            "dtype": self.dtype,
+            "converged": self.converged,
+            "verdict": self.verdict,
+            "seconds": self.seconds,
+            "history": {
+                "step": history.step.tolist(),
+                "elbo": _numbers(history.elbo),
+                "elbo_se": _numbers(history.elbo_se),
+            },
+        }
+
+
+def _numbers(array: np.ndarray) -> list[float | None]:
+    """JSON has no NaN: null stands for it."""
+    return [float(x) if np.isfinite(x) else None for x in array]
 
 
 def _places(indices: np.ndarray, elements: np.ndarray) -> np.ndarray:

@@ -1,216 +1,126 @@
-"""Saved runs: weights in safetensors, the rest in JSON, checked by SHA-256; no pickle, ever."""
+"""A run's files: weights in safetensors, the rest in JSON, checked by SHA-256; no pickle, ever.
+
+The description is the run: it names the file of its weights, which is called by its digest, and
+replacing the description is one atomic step. Whatever cuts a save off leaves the old run or the new
+one, and files that the next save removes.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
-from pavi.backends.base import get_adapter
-from pavi.data import Data
-from pavi.errors import FamilyError, StorageError
-from pavi.family import Family
-from pavi.graph import PlateGraph
-from pavi.lowering import lower
-from pavi.posterior import Posterior
-from pavi.schedule import History
+from pavi.errors import StorageError
 
-FORMAT = 1
-_RUN, _WEIGHTS = "run.json", "weights.safetensors"
-# What a description has; `_describe` writes it.
-_KEYS = frozenset(
-    {
-        "format",
-        "graph",
-        "variables",
-        "data",
-        "sizes",
-        "batch",
-        "standards",
-        "family",
-        "backend",
-        "dtype",
-        "converged",
-        "verdict",
-        "seconds",
-        "history",
-        "weights_sha256",
-    }
-)
+FORMAT = 2
+_RUN, _PART = "run.json", ".part"
+_WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
+# What `write` adds to a description.
+_OWN_KEYS = ("format", "weights", "weights_sha256")
 
 
-def save(posterior: Posterior, folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raises unless a run can be written to a folder: a new one, an empty one, or a run's.
+
+    Raises:
+        StorageError: the folder is a file, or holds something that is not a run.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"{folder} is a file, not a folder; give an empty or a new folder.")
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    # What an interrupted save leaves of a first run is nobody's work.
+    if _RUN not in found and not all(map(_is_ours, found)):
+        raise StorageError(
+            f"{folder} holds files that are not a saved run; give an empty or a new folder."
+        )
+
+
+def write(folder: Path, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a run, whole or not at all.
 
     Args:
-        posterior: the fitted posterior.
-        folder: where to; a run that is there already is replaced.
+        folder: where to; a run that is there already is replaced, other files beside it stay.
+        description: what is not an array, as JSON has it.
+        arrays: by name.
 
     Raises:
         StorageError: the folder holds something that is not a run.
     """
-    if folder.exists() and not folder.is_dir():
-        raise StorageError(f"{folder} is a file, not a folder; give an empty or a new folder.")
-    # Weights alone are what an interrupted save leaves of a first run.
-    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if found - {_WEIGHTS} and _RUN not in found:
-        raise StorageError(
-            f"{folder} holds files that are not a saved run; give an empty or a new folder."
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        arrays = {f"weights:{k}": np.ascontiguousarray(v) for k, v in posterior.weights.items()}
-        arrays |= {f"tables:{k}": np.ascontiguousarray(v) for k, v in posterior.tables.items()}
-        save_file(arrays, scratch / _WEIGHTS)
-        (scratch / _WEIGHTS).chmod(0o666 & ~_umask())
-        description = _describe(posterior)
-        description["weights_sha256"] = _digest(scratch / _WEIGHTS)
-        sealed = {"sha256": _seal(description), "run": description}
-        (scratch / _RUN).write_text(_text(sealed))
-        folder.mkdir(exist_ok=True)
-        # The description goes last: without it, or with an older one, the weights do not match.
-        for name in (_WEIGHTS, _RUN):
-            os.replace(scratch / name, folder / name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    check_folder(folder)
+    content = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+    digest = sha256(content).hexdigest()
+    name = f"weights-{digest[:16]}.safetensors"
+    run = {**description, "format": FORMAT, "weights": name, "weights_sha256": digest}
+    text = _text({"sha256": _seal(run), "run": run})
+    folder.mkdir(parents=True, exist_ok=True)
+    # The weights are on the disk before the description that names them is.
+    _place(folder, name, content)
+    _place(folder, _RUN, text.encode())
+    for path in list(folder.iterdir()):
+        if _is_ours(path.name) and path.name not in (_RUN, name):
+            os.unlink(path)
 
 
-def load(folder: str | Path, graph: PlateGraph, data: Data, *, backend: str) -> Posterior:
-    """Reads a run, on either backend.
+def read(folder: Path, keys: Iterable[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The description and the arrays of a run.
 
     Args:
-        folder: where it was saved.
-        graph: the model it was fitted with.
-        data: the data it was fitted to.
-        backend: the backend to use it on, whichever it was trained on.
-
-    Returns:
-        The posterior.
+        folder: where it was written.
+        keys: what the description must have.
 
     Raises:
-        StorageError: not a run, a truncated or edited file, another graph or other data.
-        BackendError: an unknown backend, or one that is not installed.
+        StorageError: not a run, or a file that is truncated, edited or of another version.
     """
-    folder = Path(folder)
-    run = _read(folder)
-    bound = data.bind(graph)
-    if run["graph"] != graph.fingerprint():
-        raise StorageError(
-            f"{folder} was fitted with another graph. It had the variables "
-            f"{', '.join(run['variables'])}; this one has {', '.join(graph.variables)}. Load it "
-            "with the graph it was fitted with."
-        )
-    if run["data"] != bound.fingerprint():
-        sizes = {k: (v, bound.sizes.get(k)) for k, v in run["sizes"].items()}
-        raise StorageError(
-            f"{folder} was fitted to other data (plate: saved size, given size: {sizes}). Load it "
-            "with the data it was fitted to, then use `encode` for other data."
-        )
-    standards = {k: (float(m), float(s)) for k, (m, s) in run["standards"].items()}
+    run = _read_description(folder, {*keys, *_OWN_KEYS})
+    return run, _read_weights(folder, run["weights"], run["weights_sha256"])
+
+
+def _is_ours(name: str) -> bool:
+    name = name.removesuffix(_PART)
+    return name == _RUN or _WEIGHTS.fullmatch(name) is not None
+
+
+def _place(folder: Path, name: str, content: bytes) -> None:
+    """Writes a file whole, on the disk when this returns."""
+    part = folder / f"{name}{_PART}"
     try:
-        family = Family.from_json(run["family"])
-    except (TypeError, FamilyError) as error:
-        raise StorageError(
-            f"{folder} names a family that this version of pavi does not have ({error}); it was "
-            "written by another version: fit again."
-        ) from error
-    plan = lower(graph, family, bound.sizes, run["batch"], standards)
-    arrays = _read_weights(folder, run["weights_sha256"])
-    wanted = {f"weights:{b.name}/{k}": s.shape for b in plan.blocks for k, s in b.parameters}
-    wanted |= {
-        f"tables:{b.name}": (b.copies + 1, b.table_width) for b in plan.blocks if b.table_width
-    }
-    found = {name: value.shape for name, value in arrays.items()}
-    if wanted != found:
-        differing = sorted(set(wanted.items()) ^ set(found.items()))[:4]
-        raise StorageError(
-            f"{folder}: the weights do not fit the family they name; differing: {differing}. The "
-            "run was written by another version of pavi; fit again."
-        )
-    get_adapter(backend)
-    step, elbo, elbo_se = (run["history"][key] for key in ("step", "elbo", "elbo_se"))
-    # NumPy reads None as NaN.
-    history = History(np.array(step, np.int64), np.array(elbo, float), np.array(elbo_se, float))
-    return Posterior(
-        plan=plan,
-        data=bound,
-        backend=backend,
-        weights=_part(arrays, "weights:"),
-        tables=_part(arrays, "tables:"),
-        dtype=run["dtype"],
-        history=history,
-        converged=run["converged"],
-        verdict=run["verdict"],
-        seconds=run["seconds"],
-    )
+        with part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, folder / name)
+    except OSError:
+        # A disk that is full should not stay so for a part of a file.
+        with suppress(OSError):
+            os.unlink(part)
+        raise
+    if os.name != "nt":  # Windows opens no folders
+        entry = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(entry)
+        finally:
+            os.close(entry)
 
 
-def _describe(posterior: Posterior) -> dict[str, Any]:
-    plan = posterior.plan
-    return {
-        "format": FORMAT,
-        "graph": plan.graph.fingerprint(),
-        "variables": list(plan.graph.variables),
-        "data": posterior.data.fingerprint(),
-        "sizes": dict(plan.sizes),
-        "batch": dict(plan.batch),
-        "standards": {k: list(v) for k, v in plan.standards.items()},
-        "family": plan.family.to_json(),
-        "backend": posterior.backend,
-        "dtype": posterior.dtype,
-        "converged": posterior.converged,
-        "verdict": posterior.verdict,
-        "seconds": posterior.seconds,
-        "history": {
-            "step": posterior.history.step.tolist(),
-            "elbo": _numbers(posterior.history.elbo),
-            "elbo_se": _numbers(posterior.history.elbo_se),
-        },
-    }
-
-
-def _part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _numbers(array: np.ndarray) -> list[float | None]:
-    """JSON has no NaN: null stands for it."""
-    return [float(x) if np.isfinite(x) else None for x in array]
-
-
-def _text(description: dict[str, Any]) -> str:
+def _text(description: Mapping[str, Any]) -> str:
     return json.dumps(description, indent=1, sort_keys=True)
 
 
-def _seal(description: dict[str, Any]) -> str:
+def _seal(description: Mapping[str, Any]) -> str:
     return sha256(_text(description).encode()).hexdigest()
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        digest = sha256()
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _read(folder: Path) -> dict[str, Any]:
+def _read_description(folder: Path, keys: set[str]) -> dict[str, Any]:
     path = folder / _RUN
     if not path.is_file():
         raise StorageError(f"{folder} holds no saved run: {_RUN} is missing.")
@@ -228,7 +138,7 @@ def _read(folder: Path) -> dict[str, Any]:
         )
     if _seal(run) != seal:
         raise StorageError(f"{path} was edited after it was saved; restore it or fit again.")
-    absent = sorted(_KEYS - run.keys())
+    absent = sorted(keys - run.keys())
     if absent:
         raise StorageError(
             f"{path} says nothing of {', '.join(map(repr, absent))}; it was written by another "
@@ -237,16 +147,22 @@ def _read(folder: Path) -> dict[str, Any]:
     return run
 
 
-def _read_weights(folder: Path, digest: str) -> dict[str, np.ndarray]:
-    path = folder / _WEIGHTS
+def _read_weights(folder: Path, name: Any, digest: str) -> dict[str, np.ndarray]:
+    if not isinstance(name, str) or not _WEIGHTS.fullmatch(name):
+        raise StorageError(
+            f"{folder / _RUN} names {name!r} as its weights, which is no such file; restore it or "
+            "fit again."
+        )
+    path = folder / name
     if not path.is_file():
-        raise StorageError(f"{folder} holds no weights: {_WEIGHTS} is missing.")
-    if _digest(path) != digest:
+        raise StorageError(f"{folder} holds no weights: {name} is missing; restore it.")
+    content = path.read_bytes()
+    if sha256(content).hexdigest() != digest:
         raise StorageError(
             f"{path} is truncated, was edited, or belongs to another run (its SHA-256 is not the "
             f"one in {_RUN}); restore it or fit again."
         )
     try:
-        return dict(load_file(path))
+        return dict(load(content))
     except SafetensorError as error:
         raise StorageError(f"{path} cannot be read: {error}.") from error

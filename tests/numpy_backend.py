@@ -11,8 +11,8 @@ from dist.oracle import log_prob
 from varied_models import Case, Problem, problem
 
 from pavi import Posterior, guide, objective
+from pavi import loading as loading_module
 from pavi import posterior as posterior_module
-from pavi import storage as storage_module
 from pavi.backends import base
 from pavi.backends.base import Arrays
 from pavi.batch import Batch
@@ -55,7 +55,7 @@ def adapter(name: str) -> Any:
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes `"numpy"` a backend of posteriors and of saved runs."""
     monkeypatch.setattr(posterior_module, "get_adapter", adapter)
-    monkeypatch.setattr(storage_module, "get_adapter", adapter)
+    monkeypatch.setattr(loading_module, "get_adapter", adapter)
 
 
 def as_posterior(p: Problem, backend: str = "numpy") -> Posterior:

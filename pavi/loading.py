@@ -1,0 +1,125 @@
+"""Reading a saved run back into a posterior, on either backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pavi import storage
+from pavi.backends.base import get_adapter
+from pavi.binding import BoundData
+from pavi.data import Data
+from pavi.errors import FamilyError, StorageError
+from pavi.family import Family
+from pavi.graph import PlateGraph
+from pavi.lowering import lower
+from pavi.posterior import Posterior
+from pavi.schedule import History
+
+# What a description has; `Posterior.save` writes it.
+_KEYS = frozenset(
+    {
+        "graph",
+        "variables",
+        "data",
+        "arrays",
+        "sizes",
+        "batch",
+        "standards",
+        "family",
+        "backend",
+        "dtype",
+        "converged",
+        "verdict",
+        "seconds",
+        "history",
+    }
+)
+
+
+def load(folder: str | Path, graph: PlateGraph, data: Data, *, backend: str) -> Posterior:
+    """Reads a run, on either backend.
+
+    Args:
+        folder: where it was saved.
+        graph: the model it was fitted with.
+        data: the data it was fitted to.
+        backend: the backend to use it on, whichever it was trained on.
+
+    Returns:
+        The posterior.
+
+    Raises:
+        StorageError: not a run, a truncated or edited file, another graph or other data.
+        BackendError: an unknown backend, or one that is not installed.
+    """
+    folder = Path(folder)
+    run, arrays = storage.read(folder, _KEYS)
+    bound = data.bind(graph)
+    if run["graph"] != graph.fingerprint():
+        raise StorageError(
+            f"{folder} was fitted with another graph. It had the variables "
+            f"{', '.join(run['variables'])}; this one has {', '.join(graph.variables)}. Load it "
+            "with the graph it was fitted with."
+        )
+    _check_data(folder, run, bound)
+    standards = {k: (float(m), float(s)) for k, (m, s) in run["standards"].items()}
+    try:
+        family = Family.from_json(run["family"])
+    except (TypeError, FamilyError) as error:
+        raise StorageError(
+            f"{folder} names a family that this version of pavi does not have ({error}); it was "
+            "written by another version: fit again."
+        ) from error
+    plan = lower(graph, family, bound.sizes, run["batch"], standards)
+    wanted = {f"weights:{b.name}/{k}": s.shape for b in plan.blocks for k, s in b.parameters}
+    wanted |= {
+        f"tables:{b.name}": (b.copies + 1, b.table_width) for b in plan.blocks if b.table_width
+    }
+    found = {name: value.shape for name, value in arrays.items()}
+    if wanted != found:
+        differing = sorted(set(wanted.items()) ^ set(found.items()))[:4]
+        raise StorageError(
+            f"{folder}: the weights do not fit the family they name; differing: {differing}. The "
+            "run was written by another version of pavi; fit again."
+        )
+    get_adapter(backend)
+    step, elbo, elbo_se = (run["history"][key] for key in ("step", "elbo", "elbo_se"))
+    # NumPy reads None as NaN.
+    history = History(np.array(step, np.int64), np.array(elbo, float), np.array(elbo_se, float))
+    return Posterior(
+        plan=plan,
+        data=bound,
+        backend=backend,
+        weights=_part(arrays, "weights:"),
+        tables=_part(arrays, "tables:"),
+        dtype=run["dtype"],
+        history=history,
+        converged=run["converged"],
+        verdict=run["verdict"],
+        seconds=run["seconds"],
+    )
+
+
+def _check_data(folder: Path, run: dict[str, Any], bound: BoundData) -> None:
+    """Raises unless these are the data of the run, in its precision."""
+    if run["data"] == bound.fingerprint(run["dtype"]):
+        return
+    saved, given = run["arrays"], bound.fingerprints(run["dtype"])
+    if run["sizes"] != bound.sizes:
+        sizes = {k: (v, bound.sizes.get(k)) for k, v in run["sizes"].items()}
+        what = f"plate: saved size, given size: {sizes}"
+    else:
+        names = sorted(saved.keys() | given.keys())
+        differing = [name for name in names if saved.get(name) != given.get(name)]
+        what = f"the sizes agree; the arrays that differ: {', '.join(differing)}"
+    raise StorageError(
+        f"{folder} was fitted to other data ({what}). Load it with the data it was fitted to, then "
+        "use `encode` for other data."
+    )
+
+
+def _part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
