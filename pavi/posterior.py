@@ -21,6 +21,7 @@ from pavi.errors import DataError, FamilyError
 from pavi.graph import PlateGraph
 from pavi.guide import noise_shapes
 from pavi.lowering import lower
+from pavi.noise import Noise
 from pavi.plan import GuidePlan, evidence_beyond
 from pavi.schedule import History
 from pavi.subsampling import full_batch, subset
@@ -91,16 +92,17 @@ class Posterior:
         integer = isinstance(num_samples, int | np.integer) and not isinstance(num_samples, bool)
         if not integer or num_samples < 1:
             raise DataError(f"num_samples={num_samples!r}: expected a positive integer.")
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
+            raise DataError(f"seed={seed!r}: expected an integer.")
         sizes = {plate: len(index) for plate, index in batch.indices.items()}
         shapes = noise_shapes(self.plan, 1, sizes)
         rows = sum(prod(np.shape(v)) for v in batch.values.values())
         numbers = rows + sum(prod(shape) for shape in shapes.values())
         chunk = int(np.clip(_CHUNK_NUMBERS // (4 * numbers), 1, _MAX_CHUNK))
         chunk = min(chunk, num_samples)
-        rng = np.random.default_rng(seed)
+        noise = Noise(self.plan, self.data.sizes, batch.indices, int(seed))
         for start in range(0, num_samples, chunk):
-            noise = {n: rng.standard_normal((chunk, *s[1:])) for n, s in shapes.items()}
-            yield noise, min(chunk, num_samples - start)
+            yield noise.draw(chunk), min(chunk, num_samples - start)
 
     def sample(
         self,
@@ -113,7 +115,7 @@ class Posterior:
         """Joint draws of the latents.
 
         The noise is drawn on the host: with the same weights and seed, both backends give the same
-        draws.
+        draws, and what is drawn in parts, by `plates`, are parts of the same joint draws.
 
         Args:
             num_samples: number of draws.
@@ -135,7 +137,8 @@ class Posterior:
         batch = self._reduced(chosen)
         places = {plate: _places(batch.indices[plate], index) for plate, index in kept.items()}
         rows = self._rows(batch)
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        out: Arrays = {}
+        start = 0
         for noise, wanted in self._chunks(num_samples, seed, batch):
             drawn = self._functions.sample(self.weights, rows, noise, batch)
             for name in names:
@@ -143,8 +146,12 @@ class Posterior:
                 for axis, plate in enumerate(self.graph.variables[name].plates):
                     if plate in places:
                         value = np.take(value, places[plate], axis=1 + axis)
-                parts[name].append(value)
-        return {name: np.concatenate(part) for name, part in parts.items()}
+                if not start:
+                    # Filled chunk by chunk: parts to be joined would take the memory twice.
+                    out[name] = np.empty((num_samples, *value.shape[1:]), value.dtype)
+                out[name][start : start + wanted] = value
+            start += wanted
+        return out
 
     def _latent_names(self, variables: Sequence[str] | None) -> list[str]:
         known = [latent.name for latent in self.graph.latents]

@@ -6,7 +6,7 @@ The laws are tested on NumPy; that each backend gives the same numbers is tested
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,7 @@ from small_models import MODELS, rng
 from varied_models import CASES, Case, problem
 
 from pavi import Data, Family, FamilyError, Latent, Observed, Plate, PlateGraph, Posterior, dist
-from pavi.batch import Batch
-from pavi.guide import noise_shapes
+from pavi.noise import Noise
 from pavi.subsampling import full_batch
 
 PLAIN = Family(hidden=4, encoding_size=3, flow="none")
@@ -114,23 +113,6 @@ def test_moments_keep_their_digits_far_from_zero() -> None:
 # --- parts --------------------------------------------------------------------------------------
 
 
-def reduced_noise(posterior: Posterior, samples: int) -> Any:
-    """A source of noise in which each ground element has its own, whichever batch it is in."""
-    shapes = noise_shapes(posterior.plan, samples, posterior.data.sizes)
-    ground = {name: rng(50).normal(size=shape) for name, shape in shapes.items()}
-
-    def chunks(
-        self: Posterior, num_samples: int, seed: int, batch: Batch
-    ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-        noise = dict(ground)
-        for block in self.plan.blocks:
-            for axis, plate in enumerate(block.axes):
-                noise[block.name] = np.take(noise[block.name], batch.indices[plate], 1 + axis)
-        yield noise, num_samples
-
-    return chunks
-
-
 PARTS = [
     pytest.param(Case(MODELS[model], replace(PLAIN, **given)), part, id=f"{model} {given} {part}")
     for model, options, parts in [
@@ -169,11 +151,8 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("case", "part"), PARTS)
-def test_a_part_is_the_whole_with_the_rest_left_out(
-    case: Case, part: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_is_the_whole_with_the_rest_left_out(case: Case, part: dict[str, list[int]]) -> None:
     posterior = random_posterior(case)
-    monkeypatch.setattr(Posterior, "_chunks", reduced_noise(posterior, 6))
     whole, chosen = posterior.sample(6), posterior.sample(6, plates=part)
     assert list(chosen) == list(whole)
     for latent in posterior.graph.latents:
@@ -182,6 +161,79 @@ def test_a_part_is_the_whole_with_the_rest_left_out(
             expected = np.take(expected, kept(posterior, plate, part), 1 + axis)
         assert chosen[latent.name].shape == expected.shape, latent.name
         assert_allclose(chosen[latent.name], expected, rtol=1e-9, atol=1e-9, err_msg=latent.name)
+
+
+@pytest.mark.parametrize("longest", [1, 3, 4, 500])
+def test_draws_do_not_depend_on_the_chunks_nor_on_the_elements_beside(
+    longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More groups than share a stream; of free encodings, whose globals do not look at the data
+    case = Case(lambda: (GAUSSIAN, groups([2] * 150, 66)), replace(PLAIN, encoding="free"))
+    posterior = random_posterior(case)
+    whole = posterior.sample(11, seed=5)
+    assert len(np.unique(whole["theta"])) == 11 * 150
+    monkeypatch.setattr("pavi.posterior._MAX_CHUNK", longest)
+    for elements in ([3, 7, 149], [149, 7], [64, 63], [5]):
+        part = posterior.sample(11, seed=5, plates={"group": elements})
+        assert_array_equal(part["mu"], whole["mu"])
+        # But for the last bit, which a product of matrices owes to their sizes
+        assert_allclose(part["theta"], whole["theta"][:, elements], rtol=1e-13)
+    assert_allclose(posterior.sample(11, seed=5)["theta"], whole["theta"], rtol=1e-13)
+    # A longer sample goes on from a shorter one.
+    assert_allclose(posterior.sample(4, seed=5)["theta"], whole["theta"][:4], rtol=1e-13)
+    assert (posterior.sample(11, seed=6)["theta"] != whole["theta"]).all()
+
+
+def test_parts_drawn_on_a_backend_belong_to_the_same_joint_draws(backend: str) -> None:
+    posterior = on_backend(random_posterior(CASES["nested, free"], "float32"), backend)
+    whole = posterior.sample(6, seed=2)
+    first, second = (posterior.sample(6, seed=2, plates={"county": p}) for p in ([3], [1, 4]))
+    for name in ("mu", "slope"):
+        assert_allclose(first[name], whole[name], rtol=1e-6)
+        assert_array_equal(first[name], second[name])
+    assert_allclose(first["effect"], whole["effect"][:, [3]], rtol=1e-5, atol=1e-6)
+    assert_allclose(second["effect"], whole["effect"][:, [1, 4]], rtol=1e-5, atol=1e-6)
+
+
+def test_the_noise_is_standard_normal_and_each_element_its_own() -> None:
+    # Dense plates: [5, 40] elements of 1 latent, in several streams
+    posterior = random_posterior(Case(dense_grid, replace(PLAIN, joint_limit=0)))
+    plan, sizes = posterior.plan, posterior.data.sizes
+    every = {plate: np.arange(size) for plate, size in sizes.items()}
+    source = Noise(plan, sizes, every, 0)
+    noise = np.concatenate([source.draw(n)["row,column"] for n in (700, 300)])
+    assert noise.shape == (1000, 5, 40, 1)
+    assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
+    assert abs(noise.var() - 1.0) < 5 * np.sqrt(2 / noise.size)
+    correlation = np.corrcoef(noise.reshape(1000, -1).T) - np.eye(200)
+    assert abs(correlation).max() < 5.5 / np.sqrt(1000)
+    assert abs(np.corrcoef(noise[:-1].ravel(), noise[1:].ravel())[0, 1]) < 5 / np.sqrt(noise.size)
+    part = {"row": np.array([4, 0]), "column": np.array([1, 39, 7])}
+    some = Noise(plan, sizes, part, 0).draw(1000)
+    assert_array_equal(some["row,column"], noise[:, [[4], [0]], [[1, 39, 7]]])
+    assert_array_equal(some["row"], Noise(plan, sizes, every, 0).draw(1000)["row"][:, [4, 0]])
+    other = Noise(plan, sizes, every, 1).draw(1000)
+    blocks = [noise[:, 0, 0, 0], other["row,column"][:, 0, 0, 0], some["row"][:, 0, 0]]
+    assert abs(np.corrcoef(blocks) - np.eye(3)).max() < 5 / np.sqrt(1000)
+
+
+def dense_grid() -> tuple[PlateGraph, Data]:
+    graph = PlateGraph(
+        [Plate("row"), Plate("column")],
+        [
+            Latent("level", dist.Normal(0.0, 1.0), plates="row"),
+            Latent("cell", lambda level: dist.Normal(level, 1.0), plates=("row", "column")),
+            Observed("y", lambda cell: dist.Normal(cell, 1.0), plates=("row", "column")),
+        ],
+    )
+    return graph, Data({"y": rng(67).normal(size=(5, 40))})
+
+
+@pytest.mark.parametrize("seed", [1.5, "0", None, True])
+def test_a_seed_is_an_integer(seed: Any) -> None:
+    posterior = random_posterior(CASES["nested, free"])
+    data_error(lambda: posterior.sample(2, seed=seed), f"seed={seed!r}", "integer")
+    posterior.sample(2, seed=np.int64(3))  # type: ignore[arg-type]
 
 
 def kept(posterior: Posterior, plate: str, part: Mapping[str, list[int]]) -> np.ndarray:
