@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from pavi.data import BoundData
     from pavi.family import Encoding, Family
-    from pavi.graph import PlateGraph
     from pavi.model_file import ModelFile
     from pavi.posterior import Posterior
 
@@ -143,8 +142,9 @@ def fit(
         raise PaviError(
             f"{file} defines no data(): add a function data() that returns a pavi.Data."
         )
-    _check_draws(model.graph, model.data.bind(model.graph), draws)
     folder = output or Path("runs") / f"{file.stem}-{backend}"
+    _check_draws(model, model.data.bind(model.graph), draws, dtype)
+    _check_output(folder)
     posterior = pavi.fit(
         model.graph,
         model.data,
@@ -156,12 +156,20 @@ def fit(
         dtype=dtype,
         progress=progress,
     )
+    # The weights come first: whatever fails from here on, the fit is not lost.
+    unsaved: Exception | None = None
+    try:
+        posterior.save(folder)
+    except (OSError, pavi.StorageError) as error:
+        unsaved = error
     text, samples = _result(posterior, draws, seed)
     click.echo(text)
     try:
+        if unsaved is not None:
+            raise unsaved
         written = _write(posterior, samples, text, folder, model, backend)
     except OSError as error:
-        raise pavi.StorageError(f"cannot write the run to {folder}: {error}") from error
+        raise _unwritable(folder, error) from error
     if model.report is not None:
         model_file.run_user_code(file, model.report, posterior)
     click.echo(f"written to {folder}: {', '.join(written)}")
@@ -214,18 +222,45 @@ def _with_encoding(model: ModelFile, encoding: Encoding | None) -> Family:
     return model.family if encoding is None else replace(model.family, encoding=encoding)
 
 
-def _check_draws(graph: PlateGraph, data: BoundData, draws: int) -> None:
+def _check_draws(model: ModelFile, data: BoundData, draws: int, dtype: str) -> None:
     """Refuses, before the fit, a number of draws that would not fit the memory after it."""
-    scalars = sum(
-        math.prod(data.sizes[plate] for plate in latent.plates) * math.prod(latent.event)
-        for latent in graph.latents
-    )
-    size = 4 * draws * scalars
+    scalars = {
+        latent.name: math.prod(data.sizes[plate] for plate in latent.plates)
+        * math.prod(latent.event)
+        for latent in model.graph.latents
+    }
+    # The draws themselves, and two copies in float64 of those that the picture shows
+    one = {"float32": 4, "float64": 8}[dtype] * sum(scalars.values())
+    if model.picture is not None:
+        latent = model.graph.variables[model.picture.variable]
+        one += 2 * 8 * data.sizes[model.picture.plate] * math.prod(latent.event)
+    size = one * draws
     if size > MAX_DRAWS_BYTES:
         raise PaviError(
-            f"{draws:,} draws of {scalars:,} latents would take {size / 2**30:.1f} GiB; "
-            f"give --draws {max(MAX_DRAWS_BYTES // (4 * scalars), 2)} or fewer."
+            f"{draws:,} draws of {sum(scalars.values()):,} latents in {dtype} would take "
+            f"{size / 2**30:.1f} GiB; give --draws {max(MAX_DRAWS_BYTES // one, 2)} or fewer."
         )
+
+
+def _check_output(folder: Path) -> None:
+    """Refuses, before the fit, a folder that the run could not be written to after it."""
+    from pavi.storage import check_folder
+
+    try:
+        check_folder(folder)
+        above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    if not above.is_dir():
+        raise _unwritable(folder, f"{above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _unwritable(folder, f"no permission to write in {above}")
+
+
+def _unwritable(folder: Path, why: object) -> PaviError:
+    return pavi.StorageError(
+        f"cannot write the run to {folder}: {why}. Give another folder by --output."
+    )
 
 
 def _result(posterior: Posterior, draws: int, seed: int) -> tuple[str, dict[str, np.ndarray]]:
@@ -252,8 +287,7 @@ def _write(
     model: ModelFile,
     backend: str,
 ) -> list[str]:
-    """Writes the run, its draws, the table and the pictures; returns the files' names."""
-    posterior.save(folder)
+    """Writes the draws, the table and the pictures of a saved run; returns what is written."""
     _write_npz(folder / "draws.npz", samples)
     (folder / "table.txt").write_text(text + "\n", encoding="utf-8")
     written = ["the run", "draws.npz", "table.txt"]

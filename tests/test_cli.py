@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -253,12 +254,75 @@ def test_wrong_options_are_refused_before_the_fit(
     assert not fitted
 
 
-def test_a_folder_that_cannot_be_written(model: Path, fitted: list[FakePosterior]) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_before_the_fit(
+    model: Path, fitted: list[FakePosterior]
+) -> None:
     (model.parent / "taken").write_text("a file")
-    result = run("fit", model, "--backend", "tfp", "--output", "taken/run")
+    (model.parent / "work").mkdir()
+    (model.parent / "work" / "thesis.tex").write_text("three years of work")
+    for output, says in (
+        ("taken", "'taken' is a file"),
+        ("taken/run", "cannot write the run to taken/run"),
+        ("work", "not a saved run"),
+    ):
+        result = run("fit", model, "--backend", "tfp", "--output", output)
+        assert result.exit_code == 2
+        assert says in result.stderr
+        assert result.stdout == ""
+        assert not fitted
+    assert [path.name for path in (model.parent / "work").iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_without_permission_is_refused_before_the_fit(
+    model: Path, fitted: list[FakePosterior], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: not mode & os.W_OK and access(p, mode))
+    result = run("fit", model, "--backend", "tfp", "--output", "runs/mine")
     assert result.exit_code == 2
-    assert "cannot write the run to taken/run" in result.stderr
-    assert "location" in result.stdout  # the table is not lost
+    assert "no permission" in result.stderr
+    assert not fitted
+
+
+def test_the_weights_are_saved_before_anything_else_can_fail(
+    model: Path, fitted: list[FakePosterior], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(FakePosterior, "sample", no_memory)
+    result = run("fit", model, "--backend", "tfp", "--output", "here")
+    assert isinstance(result.exception, MemoryError)
+    assert (model.parent / "here" / "run.json").exists()
+
+
+def test_a_run_that_cannot_be_saved_is_shown_nevertheless(
+    model: Path, fitted: list[FakePosterior], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(FakePosterior, "save", full)
+    result = run("fit", model, "--backend", "tfp", "--output", "here")
+    assert result.exit_code == 2
+    assert "cannot write the run to here: no space left" in result.stderr
+    assert "location" in result.stdout
+
+
+def test_the_memory_of_draws_depends_on_their_dtype_and_on_the_picture(
+    model: Path, fitted: list[FakePosterior], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 7 latents, and two copies of the 4 effects in the picture
+    monkeypatch.setattr(cli, "MAX_DRAWS_BYTES", 100 * (7 * 4 + 2 * 4 * 8))
+    assert run("fit", model, "--backend", "tfp", "--draws", 100).exit_code == 0
+    assert "--draws 100 or fewer" in run("fit", model, "--backend", "tfp", "--draws", 101).stderr
+    double = run("fit", model, "--backend", "tfp", "--draws", 100, "--dtype", "float64")
+    assert "in float64" in double.stderr
+    assert f"--draws {100 * 92 // 120} or fewer" in double.stderr
+    model.write_text(replaced("picture = ", "no_picture = "))
+    single = run("fit", model, "--backend", "tfp", "--draws", 200)
+    assert single.exit_code == 0, single.stderr
+    assert len(fitted) == 2
 
 
 def test_render_shows_graph_plan_and_diagram(model: Path) -> None:
