@@ -5,6 +5,7 @@ Neither pandas nor xarray is imported: their objects are used by what they can d
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -138,13 +139,23 @@ def _column(
 def _labels(
     frame: Any, columns: Sequence[str], column: str | Sequence[str], where: str
 ) -> np.ndarray:
-    """Labels of the rows; those in several columns are joined by a colon."""
+    """Labels of the rows; those in several columns are joined by a colon.
+
+    Labels that this would confuse, as ("x:y", "z") and ("x", "y:z"), are shown in quotes instead.
+    """
     if not isinstance(column, (list, tuple)):
         labels = _column(frame, columns, column, where)
         _check_present(labels, where)
         return labels
     parts = [_labels(frame, columns, c, where) for c in column]
-    return np.array([":".join(map(str, row)) for row in zip(*parts, strict=True)])
+    rows = [tuple(map(str, row)) for row in zip(*parts, strict=True)]
+    different = set(rows)
+    count = Counter(map(":".join, different))
+    text = {row: ":".join(row) if count[":".join(row)] == 1 else repr(row) for row in different}
+    if len(set(text.values())) < len(text):
+        # A label may itself look like others in quotes; those of all are never the same.
+        text = {row: repr(row) for row in different}
+    return np.array([text[row] for row in rows])
 
 
 def _check_present(labels: np.ndarray, where: str) -> None:

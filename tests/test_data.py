@@ -249,6 +249,28 @@ def test_labels_that_repeat_in_several_owners_are_joined() -> None:
     assert data.coords["cask"].tolist() == ["A:1", "A:2", "B:1"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "labels"),
+    [
+        # Readable where that is enough
+        (["x:y", "x", "a"], ["z", "y:z", "b"], ["('x', 'y:z')", "('x:y', 'z')", "a:b"]),
+        (["x:", "x", "x:"], ["y", ":y", "y"], ["('x', ':y')", "('x:', 'y')"]),
+        (["x:y", "x", "('x"], ["z", "y:z", "'y:z')"], None),
+        (["x:y", "x", "('x', 'y"], ["z", "y:z", "z')"], None),
+    ],
+)
+def test_labels_of_several_columns_are_never_merged(
+    first: list[str], second: list[str], labels: list[str] | None
+) -> None:
+    frame = {"y": np.arange(3.0), "first": first, "second": second}
+    data = Data.from_frame(frame, plate="row", values=["y"], members={"owner": ["first", "second"]})
+    pairs = list(zip(first, second, strict=True))
+    index, coords = data.members["row"]["owner"].tolist(), data.coords["owner"].tolist()
+    assert len(set(coords)) == len(coords) == len(set(pairs))
+    assert [[i == j for i in index] for j in index] == [[p == q for p in pairs] for q in pairs]
+    assert labels is None or coords == labels
+
+
 def test_given_coordinates_keep_their_order_and_owners_without_rows() -> None:
     order = ["oak", "elm", "ash", "yew"]
     data = Data.from_frame(
