@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ _KEYS = frozenset(
         "batch",
         "standards",
         "family",
+        "blocks",
         "backend",
         "dtype",
         "converged",
@@ -74,6 +76,13 @@ def load(folder: str | Path, graph: PlateGraph, data: Data, *, backend: str) -> 
             "written by another version: fit again."
         ) from error
     plan = lower(graph, family, bound.sizes, run["batch"], standards)
+    settled = [(b.name, b.joint, b.encoding) for b in plan.blocks]
+    saved = [(name, joint, encoding) for name, joint, encoding in run["blocks"]]
+    if settled != saved and {name for name, *_ in settled} == {name for name, *_ in saved}:
+        # Posteriors of other data keep what was settled on for the data of the fit.
+        blocks = (replace(plan.block(n), joint=j, encoding=e) for n, j, e in saved)
+        like = replace(plan, blocks=tuple(blocks))
+        plan = lower(graph, family, bound.sizes, run["batch"], standards, like=like)
     wanted = {f"weights:{b.name}/{k}": s.shape for b in plan.blocks for k, s in b.parameters}
     wanted |= {
         f"tables:{b.name}": (b.copies + 1, b.table_width) for b in plan.blocks if b.table_width

@@ -370,6 +370,7 @@ class Posterior:
             "batch": dict(plan.batch),
             "standards": {name: list(pair) for name, pair in plan.standards.items()},
             "family": plan.family.to_json(),
+            "blocks": [[block.name, block.joint, block.encoding] for block in plan.blocks],
             "backend": self.backend,
             "dtype": self.dtype,
             "converged": self.converged,
