@@ -3,8 +3,8 @@
     python benchmarks/step_time.py
 
 All contenders take turns, one compiled call of `CHUNK` steps each, and medians are compared: what
-else the machine does falls on all of them alike. The rows of a batch are drawn beforehand; in a fit
-another thread draws them while the steps are taken.
+else the machine does falls on all of them alike. The rows of a batch are gathered beforehand; in a
+fit another thread gathers them while the steps are taken.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from hand_written import HandWritten, Inputs
 import pavi
 from pavi.backends.base import Rates, get_adapter
 from pavi.backends.numpyro.compilation import compiled
+from pavi.feed import Feed
 from pavi.schedule import CHUNK
-from pavi.subsampling import full_batch
+from pavi.tables import TableStore
 
 Call = Callable[[], Any]
 LEARNING_RATE = 1e-4
 
 
-def pavi_call(groups: int, batch: int | None, backend: str, path: float) -> tuple[Call, int]:
+def pavi_call(groups: int, batch: int | None, backend: str, path: bool) -> tuple[Call, int]:
     """One call of the program that `pavi.fit` runs, and its number of draws a step."""
     trainer = pavi.Trainer(
         effects.graph(),
@@ -40,16 +41,22 @@ def pavi_call(groups: int, batch: int | None, backend: str, path: float) -> tupl
         backend=None,
         batch={"group": batch} if batch else None,
     )
-    settings, sampler = trainer._settings, trainer._sampler
-    full = full_batch(trainer.data, settings.dtype)
-    program = get_adapter(backend).program(trainer.plan, full, settings)
-    program.initialise(*trainer.initial(), 0)
+    settings = trainer._settings
+    feed = Feed(trainer.plan, trainer.data, trainer._sampler, settings.dtype)
+    tables = TableStore(trainer.plan, settings.dtype)
+    program = get_adapter(backend).program(trainer.plan, feed.resident, settings)
+    program.initialise(trainer.initial(), 0)
     ones = np.ones(CHUNK)
-    rates = Rates(
-        learning=LEARNING_RATE * ones, averaging=0.01 * ones, path=path * ones, refine=ones
-    )
-    selection = sampler.draw(np.random.default_rng(0), CHUNK) if sampler else None
-    return lambda: program.run(selection, rates), settings.num_particles
+    rates = Rates(learning=LEARNING_RATE * ones, averaging=0.01 * ones, refine=ones)
+    call, rows = feed.draw(np.random.default_rng(0), CHUNK)
+
+    def run() -> None:
+        given = {name: tables.take(name, index) for name, index in rows.items()}
+        _, moved = program.run(call, given, rates, path=path)
+        for name, index in rows.items():
+            tables.put(name, index, moved[name])
+
+    return run, settings.num_particles
 
 
 def hand_call(groups: int, batch: int | None, particles: int, path: bool, options: bool) -> Call:
@@ -71,7 +78,7 @@ def measure(groups: int, batch: int | None, repeats: int, backends: list[str]) -
     calls: dict[str, Call] = {}
     particles = 1
     for backend in backends:
-        for kind, path in (("path", 1.0), ("total", 0.0)):
+        for kind, path in (("path", True), ("total", False)):
             calls[f"{backend} {kind}"], particles = pavi_call(groups, batch, backend, path)
     for kind in ("path", "total"):
         for name, options in (("hand", True), ("hand, plain jit", False)):

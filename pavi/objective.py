@@ -22,7 +22,7 @@ def elbo_samples(
     noise: Mapping[str, Array],
     batch: Batch,
     *,
-    path: Array | float | None = None,
+    path: bool = False,
 ) -> Array:
     """One-sample estimates of the reduced ELBO, one for each draw.
 
@@ -38,19 +38,18 @@ def elbo_samples(
         rows: rows of the free tables in the batch.
         noise: standard normal noise, `{block: [S, *axes, dimension]}`.
         batch: the batch.
-        path: share of the score of q that the gradient leaves out, between 0 and 1 (None for 0).
-            Its mean is zero but its noise is not (arXiv 1703.09194): with 1, the gradient vanishes,
-            draw by draw, where q is exact. With 0 everything is differentiated, which is the
-            steadier far from there: where q is too narrow, the path's gradient is all noise. The
-            value is the same.
+        path: whether the gradient leaves out the score of q. Its mean is zero but its noise is not
+            (arXiv 1703.09194): without it the gradient vanishes, draw by draw, where q is exact.
+            The total gradient is the steadier one far from there: where q is too narrow, the path's
+            is all noise. The value is the same.
 
     Returns:
         `[S]`.
     """
     draw = guide.sample(plan, params, rows, noise, batch)
     evaluated = draw
-    if path is not None:
-        evaluated = guide.evaluate(plan, _held(params, path), _held(rows, path), draw, batch)
+    if path:
+        evaluated = guide.evaluate(plan, _held(params), _held(rows), draw, batch)
     log_q = guide.weighted_log_prob(plan, evaluated, batch)
     terms = log_terms(plan.graph, log_prob, draw.values, batch)
     log_p: Array = 0.0
@@ -59,9 +58,5 @@ def elbo_samples(
     return log_p - log_q
 
 
-def _held(params: Mapping[str, Array], share: Array | float) -> dict[str, Array]:
-    """The same numbers, that pass on `1 - share` of their gradient."""
-    if isinstance(share, float) and share == 1.0:
-        # Known beforehand: nothing is differentiated with respect to them.
-        return {name: ops.stop_gradient(x) for name, x in params.items()}
-    return {name: x + share * (ops.stop_gradient(x) - x) for name, x in params.items()}
+def _held(params: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: ops.stop_gradient(x) for name, x in params.items()}

@@ -223,6 +223,11 @@ class Schedule:
             self._ends[2] = self._taken + max(MIN_COOL_DOWN, self._taken // 2)
         return verdict
 
+    @property
+    def path(self) -> bool:
+        """Whether the next call's gradient leaves out the score of q."""
+        return self.phase > 0 if self._gradient == "auto" else self._gradient == "path"
+
     def next_rates(self) -> tuple[Rates, int]:
         """Rates of the next call, `CHUNK` of them, and how many are real (the others are zero)."""
         step = np.arange(self._taken, self._taken + CHUNK)
@@ -236,13 +241,11 @@ class Schedule:
             # The average of the last half of the cool-down: weight 1/k for its k-th iterate.
             place = step - (start + length // 2) + 1
             averaging = np.where(place >= 1, 1.0 / np.maximum(place, 1), 0.0)
-        path = float(self.phase > 0 if self._gradient == "auto" else self._gradient == "path")
         refine = float(self.phase > 0)
         real = np.arange(CHUNK) < count
         self._taken += count
         return Rates(
             learning=np.where(real, learning, 0.0),
             averaging=np.where(real, averaging, 0.0),
-            path=np.full(CHUNK, path),
             refine=np.full(CHUNK, refine),
         ), count

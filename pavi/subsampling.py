@@ -31,32 +31,36 @@ class Selection(NamedTuple):
     weights: dict[str, Array]
 
 
-def full_batch(bound: BoundData, dtype: str) -> Batch:
+def full_batch(bound: BoundData, dtype: str, without: frozenset[str] = frozenset()) -> Batch:
     """All rows, each standing for itself.
 
     Args:
         bound: validated data.
         dtype: floating dtype of the run.
+        without: plates to leave out, with all that lies on them.
 
     Returns:
         The batch, of NumPy arrays.
     """
-    sizes = bound.sizes
+    graph = bound.graph
+    kept = {p: size for p, size in bound.sizes.items() if p not in without}
+    names = [n for n in bound.values if not without & set(graph.variables[n].plates)]
+    masks = {n: bound.masks.get(n) for n in names}
     return Batch(
-        values={name: np.asarray(value, dtype) for name, value in bound.values.items()},
-        masks={n: np.asarray(m, dtype) for n, m in bound.masks.items() if m is not None},
+        values={n: np.asarray(bound.values[n], dtype) for n in names},
+        masks={n: np.asarray(mask, dtype) for n, mask in masks.items() if mask is not None},
         members={
             f"{plate}/{owner}": np.asarray(position, np.int32)
-            for plate, owners in bound.members.items()
-            for owner, position in owners.items()
+            for plate in kept
+            for owner, position in bound.members.get(plate, {}).items()
         },
-        indices={plate: np.arange(size, dtype=np.int32) for plate, size in sizes.items()},
-        weights={plate: np.ones(size, dtype) for plate, size in sizes.items()},
+        indices={plate: np.arange(size, dtype=np.int32) for plate, size in kept.items()},
+        weights={plate: np.ones(size, dtype) for plate, size in kept.items()},
     )
 
 
 def gather(graph: PlateGraph, full: Batch, selection: Selection) -> Batch:
-    """The rows of one step, `[rows]` arrays in `selection`; runs inside the compiled program."""
+    """The rows of one step, `[rows]` arrays in `selection`."""
 
     def rows(value: Array, plates: tuple[str, ...]) -> Array:
         for axis, plate in enumerate(plates):

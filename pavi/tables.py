@@ -22,15 +22,15 @@ EPSILON = 1e-8
 
 
 class Table(NamedTuple):
-    """A free table and its optimizer's state; the last row is for padding.
+    """Rows of a free table and their optimizer's state.
 
     Attributes:
-        value: `[copies + 1, columns]`.
+        value: `[rows, columns]`.
         first: running mean of the gradients, as `value`.
         second: running mean of their squares, as `value`.
-        count: number of updates that each row has had, `[copies + 1, 1]`.
+        count: number of updates that each row has had, `[rows, 1]`.
         average: running mean of the iterates that were averaged, as `value`.
-        averaged: how many these were, `[copies + 1, 1]`.
+        averaged: how many these were, `[rows, 1]`.
     """
 
     value: Array
@@ -39,19 +39,6 @@ class Table(NamedTuple):
     count: Array
     average: Array
     averaged: Array
-
-
-def new_table(value: np.ndarray) -> Table:
-    """A table at rest."""
-    never = np.zeros((len(value), 1), value.dtype)
-    return Table(
-        value=value,
-        first=np.zeros_like(value),
-        second=np.zeros_like(value),
-        count=never,
-        average=np.array(value),
-        averaged=never.copy(),
-    )
 
 
 def adam_rows(rows: Table, gradient: Array, rate: Array, averaging: Array = 0.0) -> Table:
@@ -76,12 +63,6 @@ def adam_rows(rows: Table, gradient: Array, rate: Array, averaging: Array = 0.0)
     return Table(value, first, second, count, average, averaged)
 
 
-def settled(table: Table) -> np.ndarray:
-    """The averaged rows, and the last iterate of rows that were never averaged; NumPy arrays."""
-    average, value = np.asarray(table.average), np.asarray(table.value)
-    return np.asarray(np.where(np.asarray(table.averaged) > 0, average, value))
-
-
 def table_rows(plan: GuidePlan, block: str, batch: Batch) -> Array:
     """Places in a block's table of the batch's rows, `[product of the plates' rows]`.
 
@@ -96,3 +77,49 @@ def table_rows(plan: GuidePlan, block: str, batch: Batch) -> Array:
             ops.expand_dims(padding, 1) | ops.expand_dims(index >= size, 0), (-1,)
         )
     return ops.where(padding, ops.zeros_like(flat) + int(np.prod(sizes)), flat)
+
+
+class TableStore:
+    """Free tables on the host, a row for each copy and a last one for padding.
+
+    A row and its optimizer's state lie side by side, so that to fetch one costs the same however
+    many there are. All start at zero: memory is taken by the rows that were ever drawn.
+
+    Args:
+        plan: the plan.
+        dtype: floating dtype of the run.
+    """
+
+    def __init__(self, plan: GuidePlan, dtype: str) -> None:
+        self._columns = {b.name: b.table_width for b in plan.blocks if b.table_width}
+        self.packed: dict[str, np.ndarray] = {
+            name: np.zeros((plan.block(name).copies + 1, 4 * width + 2), dtype)
+            for name, width in self._columns.items()
+        }
+
+    def take(self, name: str, rows: np.ndarray | None) -> Table:
+        """Rows of a table, those of all copies where None."""
+        packed = self.packed[name]
+        return self._unpacked(name, packed[:-1] if rows is None else packed[rows])
+
+    def put(self, name: str, rows: np.ndarray | None, table: Table) -> None:
+        """Writes rows back where they were taken."""
+        columns = np.concatenate([np.asarray(part) for part in table], 1)
+        self.packed[name][slice(-1) if rows is None else rows] = columns
+
+    def values(self, *, averaged: bool) -> dict[str, np.ndarray]:
+        """The tables, `[copies + 1, columns]`: averaged rows, or the last iterate of each.
+
+        Of a row that was never averaged, the last iterate stands for the average.
+        """
+        out: dict[str, np.ndarray] = {}
+        for name, packed in self.packed.items():
+            table = self._unpacked(name, packed)
+            chosen = (table.averaged > 0) & averaged
+            out[name] = np.asarray(np.where(chosen, table.average, table.value))
+        return out
+
+    def _unpacked(self, name: str, packed: np.ndarray) -> Table:
+        width = self._columns[name]
+        edges = np.cumsum([width, width, width, 1, width])
+        return Table(*np.split(packed, edges, axis=1))

@@ -11,20 +11,21 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from pavi.backends.base import Arrays, Settings, get_adapter
+from pavi.backends.base import Arrays, Rates, Settings, get_adapter
 from pavi.bijectors import initial_parameters
 from pavi.binding import BoundData
 from pavi.data import Data
-from pavi.encoders import initial_table
 from pavi.errors import PaviError
 from pavi.family import Family
+from pavi.feed import Feed
 from pavi.graph import PlateGraph
 from pavi.lowering import lower
 from pavi.objective import Gradient
 from pavi.plan import GuidePlan
 from pavi.posterior import Posterior
 from pavi.schedule import CHUNK, History, Schedule, Verdict
-from pavi.subsampling import Sampler, Selection, check_batch, full_batch
+from pavi.subsampling import Sampler, check_batch
+from pavi.tables import TableStore
 
 DEFAULT_LEARNING_RATE = 0.005
 # Small models are cheap: more draws a step make it quieter at hardly any cost.
@@ -98,19 +99,14 @@ class Trainer:
         self._settings = Settings(particles, gradient, dtype)
         self._learning_rate, self._seed = float(learning_rate), int(seed)
 
-    def initial(self) -> tuple[Arrays, Arrays]:
-        """Weights and free tables before the first step."""
+    def initial(self) -> Arrays:
+        """Weights before the first step."""
         rng = np.random.default_rng(self._seed)
         weights: Arrays = {}
-        tables: Arrays = {}
         for block in self.plan.blocks:
             drawn = initial_parameters(dict(block.parameters), rng, self._settings.dtype)
             weights |= {f"{block.name}/{name}": value for name, value in drawn.items()}
-            if block.table_width:
-                tables[block.name] = initial_table(
-                    block.copies, block.table_width, self._settings.dtype
-                )
-        return weights, tables
+        return weights
 
     def _rebased(self, weights: Arrays) -> Arrays:
         """Weights of the same guide, in which a step fits the posterior's present scale."""
@@ -138,8 +134,10 @@ class Trainer:
             raise PaviError(f"steps={steps!r}: expected a positive integer or 'auto'.")
         start = time.perf_counter()
         dtype = self._settings.dtype
-        program = self._adapter.program(self.plan, full_batch(self.data, dtype), self._settings)
-        program.initialise(*self.initial(), self._seed)
+        feed = Feed(self.plan, self.data, self._sampler, dtype)
+        tables = TableStore(self.plan, dtype)
+        program = self._adapter.program(self.plan, feed.resident, self._settings)
+        program.initialise(self.initial(), self._seed)
         schedule = Schedule(
             steps,
             self._learning_rate,
@@ -151,19 +149,24 @@ class Trainer:
         constant: Verdict | None = None
         num_latents = self.plan.num_latents
         rng = np.random.default_rng([self._seed, 1])
-        sampler = self._sampler
+        size = feed.steps_per_call(CHUNK)
         with ThreadPoolExecutor(1) as host, _bar(schedule.expected, progress) as bar:
-
-            def draw() -> Selection | None:
-                return sampler.draw(rng, CHUNK) if sampler else None
-
-            upcoming = host.submit(draw)
+            upcoming = host.submit(feed.draw, rng, size)
             while not schedule.finished:
-                selection = upcoming.result()
-                # The next call's rows are drawn while this one's steps are taken.
-                upcoming = host.submit(draw)
+                path = schedule.path
                 rates, count = schedule.next_rates()
-                history.append(program.run(selection, rates)[:count])
+                elbos = []
+                for place in range(0, CHUNK, size):
+                    call, rows = upcoming.result()
+                    # The next call's rows are gathered while this one's steps are taken.
+                    upcoming = host.submit(feed.draw, rng, size)
+                    part = Rates(*(rate[place : place + size] for rate in rates))
+                    given = {name: tables.take(name, index) for name, index in rows.items()}
+                    elbo, moved = program.run(call, given, part, path=path)
+                    for name, index in rows.items():
+                        tables.put(name, index, moved[name])
+                    elbos.append(elbo)
+                history.append(np.concatenate(elbos)[:count])
                 verdict = schedule.consider(history, num_latents)
                 if not schedule.cooling or constant is None:
                     # Averaging needs one basis, so the last change of it is before the cool-down.
@@ -171,13 +174,12 @@ class Trainer:
                     constant = verdict if schedule.cooling else None
                 _show(bar, history, schedule, count)
         settled = constant or verdict
-        weights, tables = program.weights(averaged=True)
         return Posterior(
             plan=self.plan,
             data=self.data,
             backend=self._adapter.name,
-            weights=weights,
-            tables=tables,
+            weights=program.weights(averaged=True),
+            tables=tables.values(averaged=True),
             dtype=dtype,
             history=history,
             converged=settled.converged,

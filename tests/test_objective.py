@@ -243,7 +243,7 @@ def test_full_elbo_is_grounded_log_joint_minus_log_q(model: str, family: str) ->
         np.testing.assert_allclose(again.base[block.name], noise[block.name], atol=1e-7)
         log_q += again.log_prob[block.name].reshape(3, -1).sum(1)
     expected = Grounded(setup.bound).log_joint(draw.values) - log_q
-    for path in (None, 0.0, 0.3, 1.0):  # the gradient's estimator; the value is the same
+    for path in (False, True):  # the gradient's estimator; the value is the same
         found = objective.elbo_samples(
             setup.plan, log_prob, setup.params, setup.tables, noise, setup.batch, path=path
         )

@@ -14,9 +14,8 @@ from pavi.tables import (
     FIRST_DECAY,
     SECOND_DECAY,
     Table,
+    TableStore,
     adam_rows,
-    new_table,
-    settled,
     table_rows,
 )
 
@@ -30,6 +29,13 @@ def textbook(value: np.ndarray, gradients: list[np.ndarray], rate: float) -> np.
         m_hat, v_hat = m / (1 - FIRST_DECAY**t), v / (1 - SECOND_DECAY**t)
         value = value - rate * m_hat / (np.sqrt(v_hat) + EPSILON)
     return value
+
+
+def new_table(value: np.ndarray) -> Table:
+    """A table at rest."""
+    never = np.zeros((len(value), 1))
+    still = np.zeros_like(value)
+    return Table(value, still, still.copy(), never, value.copy(), never.copy())
 
 
 def rows_of(table: Table, places: np.ndarray) -> Table:
@@ -78,13 +84,26 @@ def test_the_first_step_has_the_length_of_the_rate() -> None:
         np.testing.assert_allclose(rows.value, [[-0.1, 0.1]], rtol=1e-3)
 
 
-def test_a_new_table_is_at_rest_and_shares_no_memory() -> None:
-    table = new_table(np.ones((3, 2), np.float32))
-    assert {part.dtype.name for part in table} == {"float32"}
-    assert not table.first.any()
-    assert not table.second.any()
-    assert table.count.shape == (3, 1)
-    assert not np.shares_memory(table.first, table.second)
+def test_a_store_gives_the_rows_it_was_given() -> None:
+    """At rest at first; what is put where it was taken leaves the other rows alone."""
+    plan = Setup(bound("county"), Family(encoding="free")).plan
+    store = TableStore(plan, "float32")
+    rows = np.array([3, 0, 5])
+    start = store.take("county", rows)
+    assert {part.dtype.name for part in start} == {"float32"}
+    assert not any(part.any() for part in start)
+    put = Table(
+        *(rng(i).uniform(1.0, 2.0, part.shape).astype("f4") for i, part in enumerate(start))
+    )
+    store.put("county", rows, put)
+    for mine, theirs in zip(store.take("county", rows), put, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert not any(part.any() for part in store.take("county", np.array([1, 2, 4])))
+    whole = store.take("county", None)
+    assert len(whole.value) == 5
+    store.put("county", None, Table(*(part + 1.0 for part in whole)))
+    np.testing.assert_array_equal(store.values(averaged=False)["county"][0], put.value[1] + 1.0)
+    np.testing.assert_array_equal(store.values(averaged=True)["county"][0], put.average[1] + 1.0)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +164,12 @@ def test_the_average_of_a_row_is_that_of_its_own_iterates() -> None:
         for place, value in zip(places, rows.value, strict=True):
             if averaging > 0:
                 iterates[place].append(value)
-    found = settled(table)
+    store = TableStore(Setup(bound("county"), Family(encoding="free")).plan, "float64")
+    width = store.take("county", np.arange(1)).value.shape[1]
+    spread = [np.repeat(part[:, :1], width if part.shape[1] > 1 else 1, 1) for part in table]
+    store.put("county", np.arange(4), Table(*spread))
+    found = store.values(averaged=True)["county"][:, :1]
     for row in range(3):
-        np.testing.assert_allclose(found[row], np.mean(iterates[row], axis=0), rtol=1e-10)
+        np.testing.assert_allclose(found[row], np.mean(iterates[row], axis=0)[:1], rtol=1e-10)
     assert not iterates[3]
-    np.testing.assert_array_equal(found[3], table.value[3])
+    np.testing.assert_array_equal(found[3], table.value[3, :1])

@@ -148,7 +148,7 @@ def test_double_precision_starts_where_single_does(backend: str) -> None:
     assert {value.dtype.name for value in arrays.values()} == {"float64"}
     assert {draw.dtype.name for draw in double.sample(2).values()} == {"float64"}
     starts = [
-        pavi.Trainer(graph, data, backend=None, dtype=dtype).initial()[0]  # type: ignore[arg-type]
+        pavi.Trainer(graph, data, backend=None, dtype=dtype).initial()  # type: ignore[arg-type]
         for dtype in ("float32", "float64")
     ]
     for name, value in starts[0].items():
@@ -188,7 +188,7 @@ def test_particles_are_as_many_as_stay_cheap() -> None:
 
 def test_rebasing_leaves_the_guide_as_it_is() -> None:
     trainer = pavi.Trainer(*model(), backend=None, family=Family(hidden=4), dtype="float64")
-    start, _ = trainer.initial()
+    start = trainer.initial()
     moved = {
         name: value if "reference" in name else value + 0.3 * rng(73).normal(size=value.shape)
         for name, value in start.items()

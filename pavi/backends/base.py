@@ -11,9 +11,10 @@ import numpy as np
 
 from pavi.batch import Batch
 from pavi.errors import BackendError
+from pavi.feed import Call
 from pavi.objective import Gradient
 from pavi.plan import GuidePlan
-from pavi.subsampling import Selection
+from pavi.tables import Table
 
 Arrays = dict[str, np.ndarray]
 
@@ -26,7 +27,7 @@ class Settings:
 
     Args:
         num_particles: draws of the guide at each step.
-        gradient: the estimator asked for; `Rates.path` says which one a call takes.
+        gradient: the estimator asked for.
         dtype: `"float32"` or `"float64"`.
     """
 
@@ -41,35 +42,51 @@ class Rates(NamedTuple):
     Attributes:
         learning: learning rate.
         averaging: weight of the new iterate in the running average; 0 leaves the average alone.
-        path: 1 where the gradient leaves out the score of q, see `objective`; the same in all the
-            steps of a call, as each estimator is a program of its own.
         refine: 1 where the weights that refine the guide's shape are trained, 0 where held.
     """
 
     learning: np.ndarray
     averaging: np.ndarray
-    path: np.ndarray
     refine: np.ndarray
 
 
 class Program(Protocol):
     """A plan compiled for training: many steps in one call, data passed as arguments."""
 
-    def initialise(self, weights: Arrays, tables: Arrays, seed: int) -> None:
-        """Sets the weights, the tables and the random state; the optimizer starts at rest."""
+    def initialise(self, weights: Arrays, seed: int) -> None:
+        """Sets the weights and the random state; the optimizer starts at rest."""
 
-    def run(self, selection: Selection | None, rates: Rates) -> np.ndarray:
+    def run(
+        self, call: Call | None, tables: dict[str, Table], rates: Rates, *, path: bool
+    ) -> tuple[np.ndarray, dict[str, Table]]:
         """Takes `len(rates.learning)` steps.
 
+        Args:
+            call: the rows of each step; None where every step sees all of them.
+            tables: the rows of the free tables that the steps touch.
+            rates: what changes from step to step.
+            path: whether the gradient leaves out the score of q, see `objective`.
+
         Returns:
-            The ELBO estimate of each, the mean of its draws; NaN where the step was left out.
+            The ELBO estimate of each step, the mean of its draws, NaN where the step was left out;
+            and the rows of the tables afterwards.
         """
 
     def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
         """Re-expresses the weights on the host; the dense optimizer starts at rest again."""
 
-    def weights(self, *, averaged: bool) -> tuple[Arrays, Arrays]:
-        """Weights (the running average or the last iterate) and tables."""
+    def weights(self, *, averaged: bool) -> Arrays:
+        """The shared weights: their running average, or the last iterate."""
+
+    def state(self) -> Arrays:
+        """All that changes from step to step besides the tables, for `restore`."""
+
+    def restore(self, state: Arrays) -> None:
+        """Goes on from what `state` returned; to be called after `initialise`.
+
+        Raises:
+            KeyError: the state is not one of this program.
+        """
 
 
 class Functions(Protocol):
@@ -98,8 +115,8 @@ class Adapter(Protocol):
 
     name: str
 
-    def program(self, plan: GuidePlan, full: Batch, settings: Settings) -> Program:
-        """Compiles training."""
+    def program(self, plan: GuidePlan, resident: Batch, settings: Settings) -> Program:
+        """Compiles training; `resident` is the part of the batch that all steps share."""
 
     def functions(self, plan: GuidePlan, dtype: str) -> Functions:
         """Compiles sampling and evaluation."""

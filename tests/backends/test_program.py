@@ -11,15 +11,50 @@ from numpy.testing import assert_allclose, assert_array_equal
 from varied_models import CASES, Case, Problem, problem, rng
 
 from pavi.backends.base import Arrays, Program, Rates, Settings, get_adapter
-from pavi.subsampling import Sampler, Selection
+from pavi.batch import Batch
+from pavi.feed import Call, Drawn, Feed
+from pavi.subsampling import Sampler
+from pavi.tables import TableStore
 
 STEPS = 4
 RATE = 1e-3
 CASE = CASES["nested, missing"]
 
 
+class Training:
+    """A program and its tables, driven as the trainer drives them."""
+
+    def __init__(self, p: Problem, backend: str, settings: Settings, batch: Any = None) -> None:
+        self.p, self._tables = p, TableStore(p.plan, settings.dtype)
+        sampler = Sampler(p.bound, batch, settings.dtype) if batch else None
+        self.feed = Feed(p.plan, p.bound, sampler, settings.dtype)
+        self.program: Program = get_adapter(backend).program(p.plan, self.feed.resident, settings)
+
+    def initialise(self, weights: Arrays, tables: Arrays, seed: int) -> None:
+        self.program.initialise(weights, seed)
+        for name, packed in self._tables.packed.items():
+            width = tables[name].shape[1]
+            packed[:] = 0.0
+            packed[:, :width] = packed[:, 3 * width + 1 : 4 * width + 1] = tables[name]
+
+    def drawn(self, steps: int = STEPS, seed: int = 0) -> Drawn:
+        return self.feed.draw(rng(seed), steps)
+
+    def run(self, drawn: Drawn, rates: Rates, path: bool = True) -> np.ndarray:
+        call, rows = drawn
+        given = {name: self._tables.take(name, index) for name, index in rows.items()}
+        elbo, moved = self.program.run(call, given, rates, path=path)
+        for name, index in rows.items():
+            self._tables.put(name, index, moved[name])
+        return elbo
+
+    def state(self) -> tuple[Arrays, Arrays, Arrays]:
+        weights = self.program.weights(averaged=False)
+        return weights, self._tables.values(averaged=False), self.program.weights(averaged=True)
+
+
 def rates(learning: float = RATE, averaging: float = 0.0, refine: float = 1.0) -> Rates:
-    return Rates(*(np.full(STEPS, rate) for rate in (learning, averaging, 1.0, refine)))
+    return Rates(*(np.full(STEPS, rate) for rate in (learning, averaging, refine)))
 
 
 def one_step() -> Rates:
@@ -29,26 +64,16 @@ def one_step() -> Rates:
 
 
 @cache
-def compiled(backend: str, dtype: str = "float32") -> tuple[Problem, Program]:
-    p = problem(CASE, dtype)
-    settings = Settings(num_particles=2, gradient="path", dtype=dtype)
-    return p, get_adapter(backend).program(p.plan, p.batch, settings)
-
-
-def selected(p: Problem, steps: int = STEPS, seed: int = 0) -> Selection:
+def compiled(backend: str, dtype: str = "float32") -> Training:
     """Two counties out of five at each step."""
-    return Sampler(p.bound, {"county": 2}, p.dtype).draw(rng(seed), steps)
+    settings = Settings(num_particles=2, gradient="path", dtype=dtype)
+    return Training(problem(CASE, dtype), backend, settings, {"county": 2})
 
 
-def fresh(backend: str, seed: int = 0) -> tuple[Problem, Program]:
-    p, program = compiled(backend)
-    program.initialise(p.weights, p.tables, seed)
-    return p, program
-
-
-def state(program: Program) -> tuple[Arrays, Arrays, Arrays]:
-    weights, tables = program.weights(averaged=False)
-    return weights, tables, program.weights(averaged=True)[0]
+def fresh(backend: str, seed: int = 0) -> tuple[Problem, Training]:
+    training = compiled(backend)
+    training.initialise(training.p.weights, training.p.tables, seed)
+    return training.p, training
 
 
 def assert_same(first: Any, second: Any) -> None:
@@ -62,7 +87,7 @@ def test_run_comes_after_initialise(backend: str) -> None:
     p = problem(CASE, "float32")
     program = get_adapter(backend).program(p.plan, p.batch, Settings(1, "path", "float32"))
     with pytest.raises(RuntimeError, match="initialise"):
-        program.run(None, rates())
+        program.run(None, {}, rates(), path=True)
     with pytest.raises(RuntimeError, match="initialise"):
         program.weights(averaged=True)
     with pytest.raises(RuntimeError, match="initialise"):
@@ -70,8 +95,8 @@ def test_run_comes_after_initialise(backend: str) -> None:
 
 
 def test_weights_go_in_and_come_out(backend: str) -> None:
-    p, program = fresh(backend)
-    weights, tables, average = state(program)
+    p, training = fresh(backend)
+    weights, tables, average = training.state()
     assert_same((weights, tables, average), (p.weights, p.tables, p.weights))
     assert {w.dtype.name for w in weights.values()} == {"float32"}
 
@@ -79,64 +104,68 @@ def test_weights_go_in_and_come_out(backend: str) -> None:
 def test_same_seed_same_bits(backend: str) -> None:
     ends = []
     for seed in (3, 3, 4):
-        p, program = fresh(backend, seed)
-        elbo = np.concatenate([program.run(selected(p, seed=i), rates()) for i in range(2)])
+        _, training = fresh(backend, seed)
+        elbo = np.concatenate([training.run(training.drawn(seed=i), rates()) for i in range(2)])
         assert elbo.dtype == np.float64
         assert len(np.unique(elbo)) == 2 * STEPS
-        ends.append((elbo, state(program)))
+        ends.append((elbo, training.state()))
     assert_array_equal(ends[0][0], ends[1][0])
     assert_same(ends[0][1], ends[1][1])
     assert (ends[0][0] != ends[2][0]).all()
 
 
 def test_noise_is_new_at_every_step(backend: str) -> None:
-    p, program = fresh(backend)
-    before = state(program)
+    _, training = fresh(backend)
+    before = training.state()
     # The same rows at every step of both calls: only the noise differs.
-    same = Selection(*({k: np.repeat(v[:1], STEPS, 0) for k, v in s.items()} for s in selected(p)))
-    elbos = [program.run(same, rates(learning=0.0)) for _ in range(2)]
+    call, rows = training.drawn()
+    assert call is not None
+    batch = ({k: np.repeat(v[:1], STEPS, 0) for k, v in part.items()} for part in call.batch)
+    places = {k: np.repeat(v[:1], STEPS, 0) for k, v in call.places.items()}
+    same = Drawn(Call(Batch(*batch), places), rows)
+    elbos = [training.run(same, rates(learning=0.0)) for _ in range(2)]
     assert len(np.unique(elbos)) == 2 * STEPS
-    after = state(program)
+    after = training.state()
     assert_same(before[:1], after[:1])
 
 
 def test_first_step_is_adams_and_other_rows_sleep(backend: str) -> None:
-    p, program = fresh(backend)
-    selection = selected(p)
-    program.run(selection, one_step())
-    weights, tables, average = state(program)
+    p, training = fresh(backend)
+    drawn_rows = training.drawn()
+    training.run(drawn_rows, one_step())
+    weights, tables, average = training.state()
     # Adam's first step has the length of the rate, wherever there is a gradient.
     moved = np.concatenate([np.ravel(weights[n] - p.weights[n]) for n in weights])
     assert_allclose(np.abs(moved[moved != 0]), RATE, rtol=2e-2)
     assert (moved != 0).mean() > 0.5
     assert_same((average,), (p.weights,))
     change = tables["county"] - p.tables["county"]
-    drawn = np.isin(np.arange(len(change)), selection.indices["county"][0])
+    drawn = np.isin(np.arange(len(change)), drawn_rows.call.batch.indices["county"][0])
     assert not change[~drawn].any()
     assert_allclose(np.abs(change[drawn]), RATE, rtol=2e-2)
 
 
 def test_rows_sleep_until_they_are_drawn(backend: str) -> None:
-    p, program = fresh(backend)
-    selection = selected(p)
-    program.run(selection, rates())
-    change = state(program)[1]["county"] - p.tables["county"]
-    ever = np.isin(np.arange(len(change)), selection.indices["county"])
+    p, training = fresh(backend)
+    drawn_rows = training.drawn()
+    training.run(drawn_rows, rates())
+    change = training.state()[1]["county"] - p.tables["county"]
+    ever = np.isin(np.arange(len(change)), drawn_rows.call.batch.indices["county"])
     assert not ever.all()
     assert not change[~ever].any()
     assert change[ever].any(axis=-1).all()
 
 
 def test_refining_weights_are_held_until_they_are_wanted(backend: str) -> None:
-    p, program = fresh(backend)
+    p, training = fresh(backend)
     held = p.plan.refining
     # Of this plan: the row of each county, and the affine that corrects its encoding.
     assert "county" in held
     assert "globals/flow/loc" not in held
     for refine in (0.0, 1.0):
-        before = state(program)
-        program.run(selected(p), rates(refine=refine))
-        after = state(program)
+        before = training.state()
+        training.run(training.drawn(), rates(refine=refine))
+        after = training.state()
         for mine, theirs in zip(before[:2], after[:2], strict=True):
             for name, value in mine.items():
                 fixed = name.rpartition("/")[2].startswith("reference")
@@ -145,13 +174,13 @@ def test_refining_weights_are_held_until_they_are_wanted(backend: str) -> None:
 
 
 def test_average_follows_the_weights(backend: str) -> None:
-    p, program = fresh(backend)
-    program.run(selected(p), rates(averaging=1.0))
-    weights, _, average = state(program)
+    _, training = fresh(backend)
+    training.run(training.drawn(), rates(averaging=1.0))
+    weights, _, average = training.state()
     for name, value in weights.items():
         assert_allclose(average[name], value, rtol=1e-5, atol=1e-7)
-    program.run(selected(p), rates(averaging=0.25))
-    later, _, moved = state(program)
+    training.run(training.drawn(), rates(averaging=0.25))
+    later, _, moved = training.state()
     changed = [n for n in later if (later[n] != weights[n]).any()]
     assert changed
     for name in changed:
@@ -163,46 +192,63 @@ def test_average_follows_the_weights(backend: str) -> None:
 
 
 def test_overflow_leaves_the_weights_alone(backend: str) -> None:
-    p, program = compiled(backend)
+    training = compiled(backend)
+    p = training.p
     weights = dict(p.weights)
     weights["globals/flow/loc"] = np.full_like(weights["globals/flow/loc"], 1e30)
-    program.initialise(weights, p.tables, 0)
-    elbo = program.run(selected(p), rates())
+    training.initialise(weights, p.tables, 0)
+    elbo = training.run(training.drawn(), rates())
     assert not np.isfinite(elbo).any()
-    after, tables, _ = state(program)
+    after, tables, _ = training.state()
     assert_same((after, tables), (weights, p.tables))
 
 
 def test_rebase_keeps_tables_and_sets_the_optimizer_to_rest(backend: str) -> None:
-    p, program = fresh(backend)
-    program.run(selected(p), rates())
-    before = state(program)
-    program.rebase(lambda weights: {name: 2.0 * value for name, value in weights.items()})
-    weights, tables, average = state(program)
+    _, training = fresh(backend)
+    training.run(training.drawn(), rates())
+    before = training.state()
+    training.program.rebase(lambda weights: {name: 2.0 * value for name, value in weights.items()})
+    weights, tables, average = training.state()
     doubled = {name: 2.0 * value for name, value in before[0].items()}
     assert_same((weights, tables, average), (doubled, before[1], doubled))
-    program.run(selected(p), one_step())
-    moved = np.concatenate([np.ravel(w - weights[n]) for n, w in state(program)[0].items()])
+    training.run(training.drawn(), one_step())
+    moved = np.concatenate([np.ravel(w - weights[n]) for n, w in training.state()[0].items()])
     assert_allclose(np.abs(moved[np.abs(moved) > 0]), RATE, rtol=2e-2)
 
 
 def test_new_numbers_are_not_compiled_anew(backend: str) -> None:
-    p, program = fresh(backend)
+    p, training = fresh(backend)
     for seed in range(3):
-        program.initialise(p.weights, p.tables, seed)
-        program.run(selected(p, seed=seed), rates(learning=RATE / (1 + seed)))
+        training.initialise(p.weights, p.tables, seed)
+        training.run(training.drawn(seed=seed), rates(learning=RATE / (1 + seed)))
     # Other tests may have run it on the same shapes, never on others.
-    runs: Any = program._run  # type: ignore[attr-defined]
-    for path, run in runs.items():
-        traces = run._cache_size() if backend == "numpyro" else run.experimental_get_tracing_count()
-        assert traces == int(path == bool(rates().path[0]))
+    program: Any = training.program
+    if backend == "numpyro":
+        assert [path for path, *_ in program._executables] == [True]
+    else:
+        traces = {path: run.experimental_get_tracing_count() for path, run in program._run.items()}
+        assert traces == {True: 1, False: 0}
+
+
+def test_restored_it_goes_on_bit_by_bit(backend: str) -> None:
+    _, training = fresh(backend)
+    training.run(training.drawn(seed=0), rates(averaging=0.5))
+    kept = training.program.state(), {k: v.copy() for k, v in training._tables.packed.items()}
+    elbo = training.run(training.drawn(seed=1), rates(averaging=0.5))
+    ends = training.state()
+    _, training = fresh(backend, seed=7)
+    training.program.restore(kept[0])
+    for name, packed in kept[1].items():
+        training._tables.packed[name][:] = packed
+    assert_array_equal(training.run(training.drawn(seed=1), rates(averaging=0.5)), elbo)
+    assert_same(training.state(), ends)
 
 
 def test_full_batch_in_double_precision_climbs(backend: str) -> None:
     p = problem(Case(CASE.model, CASE.family), "float64")
-    program = get_adapter(backend).program(p.plan, p.batch, Settings(8, "path", "float64"))
-    program.initialise(p.weights, p.tables, 0)
-    elbo = np.concatenate([program.run(None, rates(0.02)) for _ in range(60)])
+    training = Training(p, backend, Settings(8, "path", "float64"))
+    training.initialise(p.weights, p.tables, 0)
+    elbo = np.concatenate([training.run(training.drawn(), rates(0.02)) for _ in range(60)])
     assert elbo[-40:].mean() > elbo[:10].mean() + 1.0
-    weights, tables, _ = state(program)
+    weights, tables, _ = training.state()
     assert {w.dtype.name for w in (*weights.values(), *tables.values())} == {"float64"}

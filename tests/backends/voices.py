@@ -68,7 +68,7 @@ def differentiated(
 class Elbo:
     """The mean ELBO of a problem and its gradients; compiled once for each shape."""
 
-    def __init__(self, voice: str, p: Problem, path: float | None) -> None:
+    def __init__(self, voice: str, p: Problem, path: bool) -> None:
         def run(weights: Tree, rows: Tree, noise: Tree, batch: Batch) -> Tree:
             def mean(weights: Tree, rows: Tree) -> Tree:
                 log_prob = host_log_prob(voice)

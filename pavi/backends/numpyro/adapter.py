@@ -16,8 +16,8 @@ class NumPyroAdapter:
 
     name = "numpyro"
 
-    def program(self, plan: GuidePlan, full: Batch, settings: Settings) -> Program:
-        return JaxProgram(plan, full, settings)
+    def program(self, plan: GuidePlan, resident: Batch, settings: Settings) -> Program:
+        return JaxProgram(plan, resident, settings)
 
     def functions(self, plan: GuidePlan, dtype: str) -> Functions:
         return JaxFunctions(plan, dtype)

@@ -33,7 +33,7 @@ def _options() -> dict[str, str | bool] | None:
     return _OPTIONS
 
 
-def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """`jax.jit` with the options that suit this work."""
     chosen = _options() if jax.default_backend() == "cpu" else None
     return jax.jit(function, compiler_options=chosen, **options)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
+from threading import Thread
 from typing import Any, NamedTuple
 
 import jax
@@ -17,18 +19,17 @@ from pavi.backends.numpyro.compilation import compiled, one_blas_thread
 from pavi.backends.numpyro.distributions import log_prob
 from pavi.backends.numpyro.precision import precision
 from pavi.batch import Batch
+from pavi.feed import Call, together
 from pavi.guide import noise_shapes
 from pavi.plan import GuidePlan
-from pavi.subsampling import Selection, gather
-from pavi.tables import FIRST_DECAY, SECOND_DECAY, adam_rows, new_table, settled, table_rows
+from pavi.tables import FIRST_DECAY, SECOND_DECAY, Table, adam_rows
 
 
 class JaxState(NamedTuple):
-    """Everything that changes from step to step, all on the device."""
+    """What changes from step to step besides the tables, all on the device."""
 
     weights: Any
     average: Any
-    tables: Any
     optimizer: Any
     key: Any
 
@@ -36,76 +37,127 @@ class JaxState(NamedTuple):
 class JaxProgram:
     """A plan compiled for training; see `backends.base.Program`."""
 
-    def __init__(self, plan: GuidePlan, full: Batch, settings: Settings) -> None:
+    def __init__(self, plan: GuidePlan, resident: Batch, settings: Settings) -> None:
         self._plan, self._settings = plan, settings
         self._optimizer = optax.scale_by_adam(b1=FIRST_DECAY, b2=SECOND_DECAY)
         with precision(settings.dtype):
-            self._full = jax.tree.map(jnp.asarray, full)
-        self._run = {
+            self._resident = jax.tree.map(jnp.asarray, resident)
+        self._jitted = {
             path: compiled(partial(self._steps, path), donate_argnums=0) for path in (False, True)
         }
+        self._executables: dict[Any, Future[Any]] = {}
         self._state: JaxState | None = None
 
-    def initialise(self, weights: Arrays, tables: Arrays, seed: int) -> None:
-        """Sets the weights, the tables and the random state; the optimizer starts at rest."""
+    def initialise(self, weights: Arrays, seed: int) -> None:
+        """Sets the weights and the random state; the optimizer starts at rest."""
         with precision(self._settings.dtype):
             weights = jax.tree.map(jnp.asarray, weights)
             self._state = JaxState(
                 weights=weights,
                 average=jax.tree.map(jnp.copy, weights),
-                tables={k: jax.tree.map(jnp.asarray, new_table(v)) for k, v in tables.items()},
                 optimizer=self._optimizer.init(weights),
                 key=jax.random.key(seed),
             )
 
-    def run(self, selection: Selection | None, rates: Rates) -> np.ndarray:
-        """Takes `len(rates.learning)` steps.
-
-        Returns:
-            The ELBO estimate of each, the mean of its draws; NaN where the step was left out.
-        """
-        if self._state is None:
-            raise RuntimeError("initialise() comes before run().")
+    def run(
+        self, call: Call | None, tables: dict[str, Table], rates: Rates, *, path: bool
+    ) -> tuple[np.ndarray, dict[str, Table]]:
+        """Takes `len(rates.learning)` steps; see `backends.base.Program`."""
+        state = self._existing("run")
         with precision(self._settings.dtype), one_blas_thread():
             rates = Rates(*(np.asarray(rate, self._settings.dtype) for rate in rates))
-            run = self._run[bool(rates.path[0])]
-            self._state, elbo = run(self._state, self._full, selection, rates)
-            return np.asarray(elbo, np.float64)
+            inputs = jax.tree.map(jnp.asarray, (call, tables, rates))
+            arguments = (state, self._resident, *inputs)
+            executable = self._executable(path, arguments).result()
+            if path is False and self._settings.gradient == "auto":
+                # The second estimator's program is compiled while the first one's steps are taken.
+                self._executable(True, arguments)
+            self._state, elbo, rows = executable(*arguments)
+            return np.asarray(elbo, np.float64), jax.tree.map(np.asarray, rows)
 
     def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
         """Re-expresses the weights on the host; the dense optimizer starts at rest again."""
-        if self._state is None:
-            raise RuntimeError("initialise() comes before rebase().")
+        state = self._existing("rebase")
         with precision(self._settings.dtype):
-            host = function(jax.tree.map(np.asarray, self._state.weights))
+            host = function(jax.tree.map(np.asarray, state.weights))
             weights = jax.tree.map(jnp.asarray, host)
-            self._state = self._state._replace(
+            self._state = state._replace(
                 weights=weights,
                 average=jax.tree.map(jnp.copy, weights),
                 optimizer=self._optimizer.init(weights),
             )
 
-    def weights(self, *, averaged: bool) -> tuple[Arrays, Arrays]:
-        """Weights (the running average or the last iterate) and tables."""
+    def weights(self, *, averaged: bool) -> Arrays:
+        """The shared weights: their running average, or the last iterate."""
+        state = self._existing("weights")
+        host: Arrays = jax.tree.map(np.asarray, state.average if averaged else state.weights)
+        return host
+
+    def state(self) -> Arrays:
+        """All that changes from step to step besides the tables, for `restore`."""
+        state = self._existing("state")
+        leaves = jax.tree_util.tree_leaves_with_path(
+            state._replace(key=jax.random.key_data(state.key))
+        )
+        return {jax.tree_util.keystr(place): np.array(leaf) for place, leaf in leaves}
+
+    def restore(self, state: Arrays) -> None:
+        """Goes on from what `state` returned; to be called after `initialise`."""
+        old = self._existing("restore")
+        old = old._replace(key=jax.random.key_data(old.key))
+        with precision(self._settings.dtype):
+            new = jax.tree_util.tree_map_with_path(
+                lambda place, _: jnp.asarray(state[jax.tree_util.keystr(place)]), old
+            )
+            self._state = new._replace(key=jax.random.wrap_key_data(new.key))
+
+    def _existing(self, caller: str) -> JaxState:
         if self._state is None:
-            raise RuntimeError("initialise() comes before weights().")
-        chosen = self._state.average if averaged else self._state.weights
-        tables = {
-            name: settled(table) if averaged else np.asarray(table.value)
-            for name, table in self._state.tables.items()
-        }
-        return jax.tree.map(np.asarray, chosen), tables
+            raise RuntimeError(f"initialise() comes before {caller}().")
+        return self._state
+
+    def _executable(self, path: bool, arguments: Any) -> Future[Any]:
+        """The program of these shapes, which another thread compiles if it is new."""
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+        leaves, structure = jax.tree.flatten(shapes)
+        key = (path, structure, tuple((x.shape, str(x.dtype)) for x in leaves))
+        if key not in self._executables:
+            found = self._executables[key] = Future()
+
+            def compile_() -> None:
+                try:
+                    with precision(self._settings.dtype):
+                        found.set_result(self._jitted[path].lower(*shapes).compile())
+                except BaseException as error:  # told to whoever waits for the program
+                    found.set_exception(error)
+
+            Thread(target=compile_).start()
+        return self._executables[key]
 
     def _steps(
-        self, path: bool, state: JaxState, full: Batch, selection: Selection | None, rates: Rates
-    ) -> tuple[JaxState, jax.Array]:
-        return jax.lax.scan(partial(self._step, path, full), state, (selection, rates))
+        self,
+        path: bool,
+        state: JaxState,
+        resident: Batch,
+        call: Call | None,
+        tables: dict[str, Table],
+        rates: Rates,
+    ) -> tuple[JaxState, jax.Array, dict[str, Table]]:
+        (state, tables), elbo = jax.lax.scan(
+            partial(self._step, path, resident), (state, tables), (call, rates)
+        )
+        return state, elbo, tables
 
     def _step(
-        self, path: bool, full: Batch, state: JaxState, inputs: tuple[Selection | None, Rates]
-    ) -> tuple[JaxState, jax.Array]:
-        selection, rate = inputs
-        batch = full if selection is None else gather(self._plan.graph, full, selection)
+        self,
+        path: bool,
+        resident: Batch,
+        carry: tuple[JaxState, dict[str, Table]],
+        inputs: tuple[Call | None, Rates],
+    ) -> tuple[tuple[JaxState, dict[str, Table]], jax.Array]:
+        (state, tables), (call, rate) = carry, inputs
+        batch = resident if call is None else together(resident, call.batch)
+        places: dict[str, Any] = {} if call is None else call.places
         sizes = {plate: index.shape[0] for plate, index in batch.indices.items()}
         key, key_noise = jax.random.split(state.key)
         shapes = noise_shapes(self._plan, self._settings.num_particles, sizes)
@@ -114,15 +166,9 @@ class JaxProgram:
             name: jax.random.normal(k, shape, self._settings.dtype)
             for k, (name, shape) in zip(keys, shapes.items(), strict=True)
         }
-        places = {
-            name: slice(self._plan.block(name).copies)
-            if selection is None
-            else table_rows(self._plan, name, batch)
-            for name in state.tables
-        }
         drawn = {
-            name: jax.tree.map(lambda x, p=places[name]: x[p], table)
-            for name, table in state.tables.items()
+            name: jax.tree.map(lambda x, p=places[name]: x[p], table) if name in places else table
+            for name, table in tables.items()
         }
 
         def loss(weights: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
@@ -131,13 +177,7 @@ class JaxProgram:
                 for name, row in rows.items()
             }
             elbo = objective.elbo_samples(
-                self._plan,
-                log_prob,
-                weights,
-                shaped,
-                noise,
-                batch,
-                path=1.0 if path else None,
+                self._plan, log_prob, weights, shaped, noise, batch, path=path
             ).mean()
             return -elbo, elbo
 
@@ -153,7 +193,7 @@ class JaxProgram:
         average = jax.tree.map(lambda a, w: a + rate.averaging * (w - a), state.average, weights)
         rows = {
             name: adam_rows(drawn[name], gradients[1][name], rate.learning, rate.averaging)
-            for name in state.tables
+            for name in tables
         }
         # A step that overflowed is left out as a whole rather than let it end the run.
         finite = jnp.isfinite(elbo)
@@ -166,7 +206,9 @@ class JaxProgram:
         )
         tables = {
             name: jax.tree.map(lambda x, row, p=places[name]: x.at[p].set(row), table, rows[name])
-            for name, table in state.tables.items()
+            if name in places
+            else rows[name]
+            for name, table in tables.items()
         }
         elbo = jnp.where(finite, elbo, jnp.nan)
-        return JaxState(weights, average, tables, optimizer, key), elbo
+        return (JaxState(weights, average, optimizer, key), tables), elbo

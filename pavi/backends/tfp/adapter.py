@@ -16,8 +16,8 @@ class TFPAdapter:
 
     name = "tfp"
 
-    def program(self, plan: GuidePlan, full: Batch, settings: Settings) -> Program:
-        return TensorFlowProgram(plan, full, settings)
+    def program(self, plan: GuidePlan, resident: Batch, settings: Settings) -> Program:
+        return TensorFlowProgram(plan, resident, settings)
 
     def functions(self, plan: GuidePlan, dtype: str) -> Functions:
         return TensorFlowFunctions(plan, dtype)

@@ -16,30 +16,20 @@ from pavi.backends.base import Arrays, Rates, Settings
 from pavi.backends.tfp.compilation import compiled
 from pavi.backends.tfp.distributions import log_prob
 from pavi.batch import Batch
+from pavi.feed import Call, together
 from pavi.guide import noise_shapes
 from pavi.plan import GuidePlan
-from pavi.subsampling import Selection, gather
-from pavi.tables import (
-    EPSILON,
-    FIRST_DECAY,
-    SECOND_DECAY,
-    Table,
-    adam_rows,
-    new_table,
-    settled,
-    table_rows,
-)
+from pavi.tables import EPSILON, FIRST_DECAY, SECOND_DECAY, Table, adam_rows
 
 
 class TensorFlowState(NamedTuple):
-    """Everything that changes from step to step, all variables.
+    """What changes from step to step besides the tables and the optimizer, all variables.
 
     The shared weights lie end to end in one vector: one update instead of one for each of them.
     """
 
     weights: tf.Variable
     average: tf.Variable
-    tables: dict[str, Table]
     seed: tf.Variable
     step: tf.Variable
 
@@ -47,13 +37,13 @@ class TensorFlowState(NamedTuple):
 class TensorFlowProgram:
     """A plan compiled for training; see `backends.base.Program`."""
 
-    def __init__(self, plan: GuidePlan, full: Batch, settings: Settings) -> None:
+    def __init__(self, plan: GuidePlan, resident: Batch, settings: Settings) -> None:
         self._plan, self._settings = plan, settings
         # optax.scale_by_adam, to the last constant
         self._optimizer = tf_keras.optimizers.Adam(
             beta_1=FIRST_DECAY, beta_2=SECOND_DECAY, epsilon=EPSILON, jit_compile=False
         )
-        self._full = tf.nest.map_structure(tf.convert_to_tensor, full)
+        self._resident = tf.nest.map_structure(tf.convert_to_tensor, resident)
         self._run = {path: compiled(partial(self._steps, path)) for path in (False, True)}
         self._shapes = {
             f"{block.name}/{name}": spec.shape
@@ -62,16 +52,10 @@ class TensorFlowProgram:
         }
         self._state: TensorFlowState | None = None
 
-    def initialise(self, weights: Arrays, tables: Arrays, seed: int) -> None:
-        """Sets the weights, the tables and the random state; the optimizer starts at rest."""
+    def initialise(self, weights: Arrays, seed: int) -> None:
+        """Sets the weights and the random state; the optimizer starts at rest."""
         flat = self._flat(weights)
-        start = TensorFlowState(
-            weights=flat,
-            average=flat,
-            tables={name: new_table(value) for name, value in tables.items()},
-            seed=np.int64(seed),
-            step=np.int64(0),
-        )
+        start = TensorFlowState(flat, flat, seed=np.int64(seed), step=np.int64(0))
         if self._state is None:
             self._state = tf.nest.map_structure(tf.Variable, start)
             self._optimizer.build([self._state.weights])
@@ -80,37 +64,47 @@ class TensorFlowProgram:
             tf.nest.map_structure(lambda old, new: old.assign(new), self._state, start)
             self._rest()
 
-    def run(self, selection: Selection | None, rates: Rates) -> np.ndarray:
-        """Takes `len(rates.learning)` steps.
-
-        Returns:
-            The ELBO estimate of each, the mean of its draws; NaN where the step was left out.
-        """
+    def run(
+        self, call: Call | None, tables: dict[str, Table], rates: Rates, *, path: bool
+    ) -> tuple[np.ndarray, dict[str, Table]]:
+        """Takes `len(rates.learning)` steps; see `backends.base.Program`."""
         self._existing("run")
         rates = Rates(*(np.asarray(rate, self._settings.dtype) for rate in rates))
-        # Nothing selected is everything; None would be a leaf to TensorFlow.
-        selection = selection or Selection({}, {}, {})
-        inputs = tf.nest.map_structure(tf.convert_to_tensor, (selection, rates))
-        run = self._run[bool(rates.path[0])]
-        return np.asarray(run(self._full, inputs), np.float64)
+        # Nothing of its own is everything; None would be a leaf to TensorFlow.
+        call = call or Call(Batch({}, {}, {}, {}, {}), {})
+        inputs = tf.nest.map_structure(tf.convert_to_tensor, (call, rates))
+        tables = tf.nest.map_structure(tf.convert_to_tensor, tables)
+        elbo, tables = self._run[path](self._resident, inputs, tables)
+        host = tf.nest.map_structure(lambda x: x.numpy(), tables)
+        return np.asarray(elbo, np.float64), host
 
     def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
         """Re-expresses the weights on the host; the dense optimizer starts at rest again."""
         state = self._existing("rebase")
-        weights = self._flat(function(self.weights(averaged=False)[0]))
+        weights = self._flat(function(self.weights(averaged=False)))
         state.weights.assign(weights)
         state.average.assign(weights)
         self._rest()
 
-    def weights(self, *, averaged: bool) -> tuple[Arrays, Arrays]:
-        """Weights (the running average or the last iterate) and tables."""
+    def weights(self, *, averaged: bool) -> Arrays:
+        """The shared weights: their running average, or the last iterate."""
         state = self._existing("weights")
         chosen = state.average if averaged else state.weights
-        tables = {
-            name: settled(table) if averaged else table.value.numpy()
-            for name, table in state.tables.items()
-        }
-        return {name: w.numpy() for name, w in self._split(chosen).items()}, tables
+        return {name: w.numpy() for name, w in self._split(chosen).items()}
+
+    def state(self) -> Arrays:
+        """All that changes from step to step besides the tables, for `restore`."""
+        return {name: variable.numpy() for name, variable in self._variables("state").items()}
+
+    def restore(self, state: Arrays) -> None:
+        """Goes on from what `state` returned; to be called after `initialise`."""
+        for name, variable in self._variables("restore").items():
+            variable.assign(state[name])
+
+    def _variables(self, caller: str) -> dict[str, tf.Variable]:
+        """All variables by name: the optimizer's by their place."""
+        own = self._existing(caller)._asdict()
+        return own | {f"optimizer/{i}": v for i, v in enumerate(self._optimizer.variables)}
 
     def _existing(self, caller: str) -> TensorFlowState:
         if self._state is None:
@@ -134,7 +128,9 @@ class TensorFlowProgram:
             for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)
         }
 
-    def _steps(self, path: bool, full: Batch, inputs: tuple[Selection, Rates]) -> tf.Tensor:
+    def _steps(
+        self, path: bool, resident: Batch, inputs: tuple[Call, Rates], tables: dict[str, Table]
+    ) -> tuple[tf.Tensor, dict[str, Table]]:
         state, steps = self._existing("run"), inputs[1].learning.shape[0]
 
         def body(
@@ -142,7 +138,7 @@ class TensorFlowProgram:
         ) -> tuple[Any, ...]:
             own = tf.nest.map_structure(lambda x: tf.gather(x, step), inputs)
             average, tables, elbo = self._step(
-                path, full, average, tables, state.step + tf.cast(step, tf.int64), own
+                path, resident, average, tables, state.step + tf.cast(step, tf.int64), own
             )
             return step + 1, average, tables, elbos.write(step, elbo)
 
@@ -152,28 +148,27 @@ class TensorFlowProgram:
             (
                 tf.constant(0),
                 tf.convert_to_tensor(state.average),
-                tf.nest.map_structure(tf.convert_to_tensor, state.tables),
+                tables,
                 tf.TensorArray(self._settings.dtype, steps, element_shape=()),
             ),
             maximum_iterations=steps,
         )
         state.average.assign(average)
-        tf.nest.map_structure(lambda variable, value: variable.assign(value), state.tables, tables)
         state.step.assign_add(steps)
-        return elbos.stack()
+        return elbos.stack(), tables
 
     def _step(
         self,
         path: bool,
-        full: Batch,
+        resident: Batch,
         average: tf.Tensor,
         tables: dict[str, Table],
         step: tf.Tensor,
-        inputs: tuple[Selection, Rates],
+        inputs: tuple[Call, Rates],
     ) -> tuple[tf.Tensor, dict[str, Table], tf.Tensor]:
         state = self._existing("run")
-        selection, rate = inputs
-        batch = gather(self._plan.graph, full, selection)
+        (own, places), rate = inputs
+        batch = together(resident, own)
         sizes = {plate: index.shape[0] for plate, index in batch.indices.items()}
         shapes = noise_shapes(self._plan, self._settings.num_particles, sizes)
         counts = [prod(shape) for shape in shapes.values()]
@@ -185,9 +180,8 @@ class TensorFlowProgram:
             name: tf.reshape(part, shape)
             for part, (name, shape) in zip(tf.split(normal, counts), shapes.items(), strict=True)
         }
-        places = {name: table_rows(self._plan, name, batch) for name in tables}
         drawn = {
-            name: Table(*(tf.gather(x, places[name]) for x in table))
+            name: Table(*(tf.gather(x, places[name]) for x in table)) if name in places else table
             for name, table in tables.items()
         }
 
@@ -201,13 +195,7 @@ class TensorFlowProgram:
             }
             elbo = tf.reduce_mean(
                 objective.elbo_samples(
-                    self._plan,
-                    log_prob,
-                    weights,
-                    shaped,
-                    noise,
-                    batch,
-                    path=1.0 if path else None,
+                    self._plan, log_prob, weights, shaped, noise, batch, path=path
                 )
             )
             loss = -elbo
@@ -230,18 +218,22 @@ class TensorFlowProgram:
             variable.assign(tf.where(finite, variable, old))
         moved = average + rate.averaging * (state.weights - average)
         average = tf.where(finite, moved, average)
-        rows = {
+        moved_rows = {
             name: adam_rows(drawn[name], gradients[1][name], rate.learning, rate.averaging)
             for name in tables
         }
-        rows = tf.nest.map_structure(lambda new, old: tf.where(finite, new, old), rows, drawn)
+        moved_rows = tf.nest.map_structure(
+            lambda new, old: tf.where(finite, new, old), moved_rows, drawn
+        )
         tables = {
             name: Table(
                 *(
                     tf.tensor_scatter_nd_update(x, places[name][:, None], row)
-                    for x, row in zip(table, rows[name], strict=True)
+                    for x, row in zip(table, moved_rows[name], strict=True)
                 )
             )
+            if name in places
+            else moved_rows[name]
             for name, table in tables.items()
         }
         elbo = tf.where(finite, elbo, float("nan"))
