@@ -39,6 +39,8 @@ SCATTER = 2.0
 # Records of the refining phase that a verdict needs: weights of a slow direction have hardly begun
 # to move when the ELBO seems to stand still.
 REFINING_RECORDS = 8
+# Free rows whose moves over two windows agree more than this still travel.
+AGREEMENT = 0.2
 # Largest share of steps that may be left out for want of a finite gradient.
 SKIPPED = 0.02
 
@@ -102,7 +104,14 @@ def drift(history: History, windows: int = 4) -> tuple[float, float]:
     return rise, float(max(own, scatter))
 
 
-def judge(history: History, num_latents: int, *, whole: bool, num_particles: int = 1) -> Verdict:
+def judge(
+    history: History,
+    num_latents: int,
+    *,
+    whole: bool,
+    num_particles: int = 1,
+    agreement: float = 0.0,
+) -> Verdict:
     """Whether the constant phase settled: it no longer rises, nor falls, nor grows quieter.
 
     Args:
@@ -110,6 +119,7 @@ def judge(history: History, num_latents: int, *, whole: bool, num_particles: int
         num_latents: ground latents of the model.
         whole: whether each step saw the whole model.
         num_particles: draws of the guide at each step, of which a step's estimate is the mean.
+        agreement: how far the free rows' latest moves agree, see `movement`.
     """
     taken = int(history.step[-1]) if len(history.step) else 0
     if len(history.elbo) >= 4 and not np.isfinite(history.elbo[-4:]).all():
@@ -141,6 +151,12 @@ def judge(history: History, num_latents: int, *, whole: bool, num_particles: int
     best = (history.elbo - 3.0 * history.elbo_se).max()
     if late + 3.0 * error < best - floor:
         return Verdict(False, f"{words}, after {best:,.4g}: it fell back; lower the learning rate")
+    if agreement > AGREEMENT:
+        return Verdict(
+            False,
+            f"{words}, but the free rows still moved one way (their moves over two windows "
+            f"correlate by {agreement:.2f}); give it more steps",
+        )
     quiet, loud = history.elbo_se[-windows:], history.elbo_se[-2 * windows : -windows]
     # Where the family holds the posterior the noise falls to nothing: that is no journey.
     if error > floor and np.median(quiet) < QUIETER * np.median(loud):
@@ -203,14 +219,20 @@ class Schedule:
         """Whether all steps have been taken."""
         return self.phase == 3
 
-    def consider(self, history: History, num_latents: int) -> Verdict:
+    def consider(self, history: History, num_latents: int, agreement: float = 0.0) -> Verdict:
         """Ends an automatic schedule's constant phase where the ELBO has settled.
 
         Returns:
             The verdict on the records of the phase until now.
         """
         recent = history.since(self._records)
-        verdict = judge(recent, num_latents, whole=self._whole, num_particles=self._particles)
+        verdict = judge(
+            recent,
+            num_latents,
+            whole=self._whole,
+            num_particles=self._particles,
+            agreement=agreement,
+        )
         if not self._automatic or self.cooling:
             return verdict
         if self._ends[0] == _OPEN:

@@ -20,6 +20,7 @@ from pavi.family import Family
 from pavi.feed import Feed
 from pavi.graph import PlateGraph
 from pavi.lowering import lower
+from pavi.movement import Movement
 from pavi.objective import Gradient
 from pavi.plan import GuidePlan
 from pavi.posterior import Posterior
@@ -145,7 +146,7 @@ class Trainer:
             whole=self._sampler is None,
             num_particles=self._settings.num_particles,
         )
-        history = History()
+        history, movement = History(), Movement(self.plan, tables)
         constant: Verdict | None = None
         num_latents = self.plan.num_latents
         rng = np.random.default_rng([self._seed, 1])
@@ -167,7 +168,8 @@ class Trainer:
                         tables.put(name, index, moved[name])
                     elbos.append(elbo)
                 history.append(np.concatenate(elbos)[:count])
-                verdict = schedule.consider(history, num_latents)
+                movement.record()
+                verdict = schedule.consider(history, num_latents, movement.agreement())
                 if not schedule.cooling or constant is None:
                     # Averaging needs one basis, so the last change of it is before the cool-down.
                     program.rebase(self._rebased)
