@@ -18,7 +18,7 @@ from pavi.objective import Gradient
 CHUNK = 250
 WARM_UP = 100
 COOLED = 0.01
-MIN_COOL_DOWN = 1500
+MIN_COOL_DOWN = 2500
 # An automatic schedule's constant phases end here at the latest; its cool-down comes on top.
 MAX_STEPS = 40_000
 # The end of a phase that has not been decided yet.
@@ -130,7 +130,11 @@ def judge(
     known = np.isfinite(history.elbo) & np.isfinite(history.elbo_se)
     history = History(*(part[known] for part in history.parts()))
     if len(history.elbo) < 4:
-        return Verdict(False, f"{taken} steps are too few to tell; give at least {8 * CHUNK}")
+        return Verdict(
+            False,
+            f"{taken} steps at full rate, before the rate falls, are too few to tell; give a fit "
+            f"at least {8 * CHUNK} steps",
+        )
     windows = min(4, len(history.elbo) // 2)
     rise, error = drift(history, windows)
     skipped = history.skipped[-2 * windows :].sum() / (2 * windows * CHUNK)

@@ -87,6 +87,10 @@ class Trainer:
                 raise PaviError(
                     f"{name}: expected a pavi.{kind.__name__}, got a {type(value).__name__}."
                 )
+        if batch is not None and not isinstance(batch, Mapping):
+            raise PaviError(
+                f"batch={batch!r}: expected reduced sizes by plate, as in batch={{'county': 64}}."
+            )
         self._adapter = get_adapter(backend) if backend is not None else None
         self.data: BoundData = data.bind(graph)
         check_batch(self.data, batch or {})
@@ -152,6 +156,7 @@ class Trainer:
         rng = np.random.default_rng([self._seed, 1])
         size = feed.steps_per_call(CHUNK)
         with ThreadPoolExecutor(1) as host, _bar(schedule.expected, progress) as bar:
+            bar.set_description("compiling")
             upcoming = host.submit(feed.draw, rng, size)
             while not schedule.finished:
                 path = schedule.path

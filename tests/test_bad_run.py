@@ -100,6 +100,11 @@ def test_a_family_of_another_graph() -> None:
 
 
 @pytest.mark.usefixtures("no_backend")
+def test_a_batch_that_names_no_plate() -> None:
+    complaint(fit(batch=50), "batch=50", "by plate")
+
+
+@pytest.mark.usefixtures("no_backend")
 def test_a_batch_of_an_unknown_plate() -> None:
     data_error(fit(batch={"town": 2}), "batch={'town': 2}", "'county'", "'home'")
 

@@ -165,7 +165,7 @@ def test_calls_that_tell_nothing_are_no_sign_of_rest() -> None:
 @pytest.mark.parametrize("records", [0, 1, 3])
 def test_few_records_are_too_few_to_tell(records: int) -> None:
     reason = complaint(history(np.full(records, -120.0)))
-    assert f"{records * CHUNK} steps are too few" in reason
+    assert f"{records * CHUNK} steps at full rate, before the rate falls, are too few" in reason
     assert f"at least {8 * CHUNK}" in reason
 
 
@@ -243,6 +243,14 @@ def test_the_scatter_is_that_of_single_draws() -> None:
         )
         assert not verdict.converged
         assert "scatter by 12.6 nats" in verdict.reason
+
+
+def test_rows_that_travel_have_not_settled() -> None:
+    found = noisy(np.full(8, -120.0))
+    assert judge(found, LATENTS, whole=False, agreement=0.1).converged
+    verdict = judge(found, LATENTS, whole=False, agreement=0.6)
+    assert not verdict.converged
+    assert "correlate by 0.60" in verdict.reason
 
 
 def test_steps_without_a_finite_gradient_are_told() -> None:
