@@ -178,6 +178,10 @@ def all_rates(schedule: Schedule) -> dict[str, np.ndarray]:
     while not schedule.finished:
         path = schedule.path
         rates, count = schedule.next_rates()
+        assert 1 <= count <= CHUNK
+        for rate in (rates.learning, rates.averaging):
+            assert rate.shape == (CHUNK,)
+            assert not rate[count:].any(), "a step that is not real moves something"
         for name, rate in (rates._asdict() | {"path": np.full(count, path)}).items():
             parts.setdefault(name, []).append(rate[:count])
     return {name: np.concatenate(part) for name, part in parts.items()}
