@@ -137,8 +137,23 @@ class PlateGraph:
             name: a latent or observed variable.
             values: its parents' arrays, aligned:
                 `[*batch, *plates of the variable (size or 1), *event of the parent]`.
+
+        Raises:
+            GraphError: its function runs on NumPy's arrays alone.
         """
-        return self._random(name).spec(values)
+        variable = self._random(name)
+        try:
+            return variable.spec(values)
+        except (AttributeError, NotImplementedError, TypeError) as error:
+            if ops.namespace(*values.values()).name == "numpy":
+                raise
+            cause = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise GraphError(
+                f"The distribution function of {name!r} runs on NumPy's arrays, as when the graph "
+                f"was built, but not on those of the backend ({cause}). Use the functions of "
+                f"pavi.ops in it, as in `from pavi import ops` and ops.exp(x), instead of those of "
+                f"numpy and math and of methods of arrays."
+            ) from error
 
     def constant_support(self, name: str) -> Support:
         """The support of a variable; a bound that depends on its parents counts as infinite."""

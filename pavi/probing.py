@@ -21,6 +21,7 @@ from pavi.dist.compound import Mixture
 from pavi.dist.spec import Spec
 from pavi.dist.supports import Support
 from pavi.errors import GraphError
+from pavi.ops.placeholder import NotPortableError, Placeholder, plain
 from pavi.plates import Plates
 from pavi.variables import Random, Variable
 
@@ -163,7 +164,9 @@ def probe(
             values[name] = np.full(shape, setting.known)
     try:
         with np.errstate(all="ignore"):
-            spec = variable.spec(values)
+            spec = variable.spec({k: v.view(Placeholder) for k, v in values.items()})
+    except NotPortableError as error:
+        raise GraphError(_not_portable(variable, error.function)) from error
     except Exception as error:
         if isinstance(error, GraphError) and repr(variable.name) in str(error):
             raise
@@ -175,9 +178,56 @@ def probe(
             f"plate axes of size 1 where they do not vary: use pavi.ops and negative axes on them, "
             f"and pass per-element constants as a pavi.Covariate."
         ) from error
+    if variable.parents:
+        spec = _plain(spec)
     check_parameters(variable, spec)
     check_shape(variable, spec, (setting.batch, *[setting.copies] * len(variable.plates)))
     return spec
+
+
+def _plain(spec: Spec) -> Spec:
+    """`spec` with plain arrays as its parameters; it is not built anew."""
+    out = copy(spec)
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        if isinstance(value, Spec):
+            value = _plain(value)
+        elif isinstance(value, tuple):
+            value = tuple(_plain(v) if isinstance(v, Spec) else plain(v) for v in value)
+        object.__setattr__(out, field.name, plain(value))
+    return out
+
+
+# Functions of NumPy and SciPy that pavi.ops calls otherwise.
+_IN_OPS = {
+    "expit": "sigmoid",
+    "gammaln": "lgamma",
+    "psi": "digamma",
+    "concatenate": "concat",
+    "amax": "max",
+}
+
+
+def _not_portable(variable: Random, function: str) -> str:
+    """Says that a function that takes NumPy arrays alone was called, and what to call instead."""
+    if not function:
+        return (
+            f"The distribution function of {_place(variable)} makes one number of a parent, as "
+            f"float and the functions of math do, but its parents are arrays with one number for "
+            f"each element and draw. Use pavi.ops instead, as in `from pavi import ops` and "
+            f"ops.exp(x)."
+        )
+    name = _IN_OPS.get(function, function)
+    remedy = (
+        f"Use pavi.ops.{name} instead, as in `from pavi import ops` and ops.{name}(...)."
+        if callable(getattr(ops, name, None))
+        else "Write it with operators and the functions of pavi.ops, which run on both backends."
+    )
+    return (
+        f"The distribution function of {_place(variable)} calls NumPy's {function} on its parents, "
+        f"but in a fit these are arrays of the backend, which NumPy's functions do not take. "
+        f"{remedy}"
+    )
 
 
 def _place(variable: Variable) -> str:

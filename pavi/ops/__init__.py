@@ -19,18 +19,21 @@ import numpy as np
 
 from pavi.ops.jax_ops import JaxOps
 from pavi.ops.numpy_ops import NumpyOps
+from pavi.ops.placeholder import Placeholder, PlaceholderOps
 from pavi.ops.tensorflow_ops import TensorflowOps
 
 Array: TypeAlias = Any
 Axis: TypeAlias = int | tuple[int, ...] | None
-Namespace: TypeAlias = NumpyOps | JaxOps | TensorflowOps
+Namespace: TypeAlias = NumpyOps | PlaceholderOps | JaxOps | TensorflowOps
 
 _numpy = NumpyOps()
+_placeholder = PlaceholderOps(_numpy)
 _jax = cache(JaxOps)
 _tensorflow = cache(TensorflowOps)
 
-# Framework of each array type met so far: 0 NumPy or Python, 1 JAX, 2 TensorFlow.
+# Framework of each array type met so far: 0 NumPy or Python, 1 placeholder, 2 JAX, 3 TensorFlow.
 _ranks: dict[type, int] = {float: 0, int: 0, bool: 0, np.ndarray: 0, np.float64: 0, np.float32: 0}
+_ranks[Placeholder] = 1
 
 
 def _rank(x: Array) -> int:
@@ -38,18 +41,18 @@ def _rank(x: Array) -> int:
     if kind not in _ranks:
         tf, jax = sys.modules.get("tensorflow"), sys.modules.get("jax")
         if tf is not None and tf.is_tensor(x):
-            _ranks[kind] = 2
+            _ranks[kind] = 3
         else:
-            _ranks[kind] = int(jax is not None and isinstance(x, jax.Array))
+            _ranks[kind] = 2 if jax is not None and isinstance(x, jax.Array) else 0
     return _ranks[kind]
 
 
 def namespace(*arrays: Array) -> Namespace:
     """The table of functions of the framework that `arrays` belong to."""
     rank = builtins.max(map(_rank, arrays), default=0)
-    if rank == 0:
-        return _numpy
-    return _jax() if rank == 1 else _tensorflow()
+    if rank < 2:
+        return _placeholder if rank else _numpy
+    return _jax() if rank == 2 else _tensorflow()
 
 
 # --- elementwise --------------------------------------------------------------------------------
