@@ -7,6 +7,7 @@ do not: over two windows in turn those of a travelling row agree, those of a tre
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -53,3 +54,12 @@ class Movement:
         late, early = end - middle, middle - start
         size = float(np.sqrt((late @ late) * (early @ early)))
         return float(late @ early) / size if size > 0 else 0.0
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The records, for `restore`."""
+        return {f"{place:03d}": values for place, values in enumerate(self._seen)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from what `state` returned."""
+        self._seen.clear()
+        self._seen.extend(state[place] for place in sorted(state))

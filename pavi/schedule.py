@@ -8,7 +8,9 @@ any fit look still.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,8 +87,7 @@ class History:
         self.skipped = np.append(self.skipped, len(elbo) - len(finite))
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether a fit settled, and why in words."""
 
     converged: bool
@@ -275,3 +276,12 @@ class Schedule:
             averaging=np.where(real, averaging, 0.0),
             refine=np.full(CHUNK, refine),
         ), count
+
+    def state(self) -> dict[str, Any]:
+        """Where the schedule is, for `restore`."""
+        return {"ends": list(self._ends), "taken": self._taken, "records": self._records}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` returned."""
+        self._ends, self._taken = list(state["ends"]), int(state["taken"])
+        self._records = int(state["records"])

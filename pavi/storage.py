@@ -57,7 +57,7 @@ def write(folder: Path, description: Mapping[str, Any], arrays: Mapping[str, np.
         StorageError: the folder holds something that is not a run.
     """
     check_folder(folder)
-    content = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+    content = save({name: np.asarray(value, order="C") for name, value in arrays.items()})
     digest = sha256(content).hexdigest()
     name = f"weights-{digest[:16]}.safetensors"
     run = {**description, "format": FORMAT, "weights": name, "weights_sha256": digest}

@@ -6,6 +6,7 @@ had; a row that slept is treated as if it had slept, not as if its gradients had
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,6 +119,11 @@ class TableStore:
             chosen = (table.averaged > 0) & averaged
             out[name] = np.asarray(np.where(chosen, table.average, table.value))
         return out
+
+    def restore(self, packed: Mapping[str, np.ndarray]) -> None:
+        """Goes on from what `packed` was."""
+        for name, own in self.packed.items():
+            own[:] = packed[name]
 
     def _unpacked(self, name: str, packed: np.ndarray) -> Table:
         width = self._columns[name]

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import math
-import time
+import signal
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
 
-from pavi.backends.base import Arrays, Rates, Settings, get_adapter
-from pavi.bijectors import initial_parameters
+from pavi.backends.base import Arrays, Settings, get_adapter
 from pavi.binding import BoundData
+from pavi.checkpoint import SECONDS, Checkpoints, stop_requests
 from pavi.data import Data
 from pavi.errors import PaviError
 from pavi.family import Family
-from pavi.feed import Feed
 from pavi.graph import PlateGraph
 from pavi.lowering import lower
-from pavi.movement import Movement
 from pavi.objective import Gradient
 from pavi.plan import GuidePlan
 from pavi.posterior import Posterior
-from pavi.schedule import CHUNK, History, Schedule, Verdict
+from pavi.run import Run, initial_weights
+from pavi.schedule import History, Schedule
 from pavi.subsampling import Sampler, check_batch
-from pavi.tables import TableStore
 
 DEFAULT_LEARNING_RATE = 0.005
 # Small models are cheap: more draws a step make it quieter at hardly any cost.
 _MAX_PARTICLES, _PARTICLE_NUMBERS = 8, 50_000
+# Changes where the meaning of a run's state does.
+CHECKPOINT_FORMAT = 1
 
 
 class Trainer:
@@ -106,93 +107,105 @@ class Trainer:
 
     def initial(self) -> Arrays:
         """Weights before the first step."""
-        rng = np.random.default_rng(self._seed)
-        weights: Arrays = {}
-        for block in self.plan.blocks:
-            drawn = initial_parameters(dict(block.parameters), rng, self._settings.dtype)
-            weights |= {f"{block.name}/{name}": value for name, value in drawn.items()}
-        return weights
+        return initial_weights(self.plan, self._seed, self._settings.dtype)
 
-    def _rebased(self, weights: Arrays) -> Arrays:
-        """Weights of the same guide, in which a step fits the posterior's present scale."""
-        out = dict(weights)
-        for block in self.plan.blocks:
-            prefix = f"{block.name}/flow/"
-            own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-            out |= {prefix + name: value for name, value in block.flow.rebase(own).items()}
-        return out
-
-    def fit(self, steps: int | Literal["auto"] = "auto", *, progress: bool = True) -> Posterior:
+    def fit(
+        self,
+        steps: int | Literal["auto"] = "auto",
+        *,
+        progress: bool = True,
+        checkpoint: str | Path | None = None,
+        resume: bool = True,
+        checkpoint_seconds: float = SECONDS,
+    ) -> Posterior:
         """Trains and returns the posterior.
 
         Args:
             steps: number of steps, or `"auto"`: until the ELBO no longer rises by more than its
                 noise, then a cool-down.
             progress: whether to show a progress bar.
+            checkpoint: a folder for checkpoints; Ctrl-C and SIGTERM save one before they end the
+                fit.
+            resume: whether to go on from the newest checkpoint in the folder, if there is one: to
+                the same bits as if the fit had never been interrupted.
+            checkpoint_seconds: time between two checkpoints.
 
         Raises:
             PaviError: no backend, or a number of steps that is not positive.
+            StorageError: a checkpoint of another run.
         """
         if self._adapter is None:
             raise PaviError("This Trainer has no backend; give backend='numpyro' or 'tfp'.")
         if steps != "auto" and not _is_integer(steps, 1):
             raise PaviError(f"steps={steps!r}: expected a positive integer or 'auto'.")
-        start = time.perf_counter()
-        dtype = self._settings.dtype
-        feed = Feed(self.plan, self.data, self._sampler, dtype)
-        tables = TableStore(self.plan, dtype)
-        program = self._adapter.program(self.plan, feed.resident, self._settings)
-        program.initialise(self.initial(), self._seed)
-        schedule = Schedule(
-            steps,
+        steps = steps if steps == "auto" else int(steps)
+        kept: Checkpoints | None = None
+        found = None
+        if checkpoint is not None:
+            kept = Checkpoints(Path(checkpoint), self._identity(steps), checkpoint_seconds)
+            if not resume:
+                kept.clear()
+            found = kept.latest()
+        run = Run(
+            self.plan,
+            self.data,
+            self._adapter,
+            self._sampler,
+            self._settings,
             self._learning_rate,
-            self._settings.gradient,
-            whole=self._sampler is None,
-            num_particles=self._settings.num_particles,
+            self._seed,
+            steps,
         )
-        history, movement = History(), Movement(self.plan, tables)
-        constant: Verdict | None = None
-        num_latents = self.plan.num_latents
-        rng = np.random.default_rng([self._seed, 1])
-        size = feed.steps_per_call(CHUNK)
-        with ThreadPoolExecutor(1) as host, _bar(schedule.expected, progress) as bar:
-            bar.set_description("compiling")
-            upcoming = host.submit(feed.draw, rng, size)
-            while not schedule.finished:
-                path = schedule.path
-                rates, count = schedule.next_rates()
-                elbos = []
-                for place in range(0, CHUNK, size):
-                    call, rows = upcoming.result()
-                    # The next call's rows are gathered while this one's steps are taken.
-                    upcoming = host.submit(feed.draw, rng, size)
-                    part = Rates(*(rate[place : place + size] for rate in rates))
-                    given = {name: tables.take(name, index) for name, index in rows.items()}
-                    elbo, moved = program.run(call, given, part, path=path)
-                    for name, index in rows.items():
-                        tables.put(name, index, moved[name])
-                    elbos.append(elbo)
-                history.append(np.concatenate(elbos)[:count])
-                movement.record()
-                verdict = schedule.consider(history, num_latents, movement.agreement())
-                if not schedule.cooling or constant is None:
-                    # Averaging needs one basis, so the last change of it is before the cool-down.
-                    program.rebase(self._rebased)
-                    constant = verdict if schedule.cooling else None
-                _show(bar, history, schedule, count)
-        settled = constant or verdict
+        try:
+            if found is not None:
+                run.restore(*found)
+            with _bar(run.schedule.expected, progress) as bar:
+                _advance(run, bar, kept)
+        finally:
+            run.close()
+        weights, tables = run.fitted()
         return Posterior(
             plan=self.plan,
             data=self.data,
             backend=self._adapter.name,
-            weights=program.weights(averaged=True),
-            tables=tables.values(averaged=True),
-            dtype=dtype,
-            history=history,
-            converged=settled.converged,
-            verdict=settled.reason,
-            seconds=time.perf_counter() - start,
+            weights=weights,
+            tables=tables,
+            dtype=self._settings.dtype,
+            history=run.history,
+            converged=run.verdict.converged,
+            verdict=run.verdict.reason,
+            seconds=run.seconds,
         )
+
+    def _identity(self, steps: int | str) -> dict[str, Any]:
+        """What a run is known by: all that its bits depend on."""
+        return {
+            "graph": self.plan.graph.fingerprint(),
+            "data": self.data.fingerprint(self._settings.dtype),
+            "family": self.plan.family.to_json(),
+            "batch": dict(self.plan.batch),
+            "settings": asdict(self._settings),
+            "learning_rate": self._learning_rate,
+            "seed": self._seed,
+            "steps": steps,
+            "backend": self._adapter.name if self._adapter else None,
+            "format": CHECKPOINT_FORMAT,
+        }
+
+
+def _advance(run: Run, bar: Any, kept: Checkpoints | None) -> None:
+    """Takes a run to its end, or to a signal that asks it to stop, which is obeyed after a save."""
+    taken = int(run.history.step[-1]) if len(run.history.step) else 0
+    bar.update(taken)
+    bar.set_description("compiling")
+    with stop_requests(enabled=kept is not None) as received:
+        while not run.schedule.finished and not received:
+            count = run.advance()
+            _show(bar, run.history, run.schedule, count)
+            if kept and (kept.due() or received):
+                kept.save(int(run.history.step[-1]), *run.state())
+    if received:
+        signal.raise_signal(received[0])
 
 
 def fit(
@@ -209,6 +222,8 @@ def fit(
     seed: int = 0,
     dtype: Literal["float32", "float64"] = "float32",
     progress: bool = True,
+    checkpoint: str | Path | None = None,
+    resume: bool = True,
 ) -> Posterior:
     """Fits a plate-amortized guide to a model and its data.
 
@@ -226,6 +241,8 @@ def fit(
         seed: seed of everything random.
         dtype: `"float32"` or `"float64"`.
         progress: whether to show a progress bar.
+        checkpoint: a folder for checkpoints; Ctrl-C and SIGTERM save one before they end the fit.
+        resume: whether to go on from the newest checkpoint in the folder, if there is one.
 
     Returns:
         The posterior, whose `converged` and `verdict` say whether to believe it.
@@ -245,7 +262,7 @@ def fit(
         seed=seed,
         dtype=dtype,
     )
-    return trainer.fit(steps, progress=progress)
+    return trainer.fit(steps, progress=progress, checkpoint=checkpoint, resume=resume)
 
 
 def _is_integer(value: object, least: int) -> bool:

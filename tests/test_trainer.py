@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,8 @@ from small_models import rng
 
 import pavi
 from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, Posterior, dist
+from pavi.errors import StorageError
+from pavi.run import Run
 from pavi.schedule import CHUNK
 
 FAMILY = Family(flow="none", hidden=4)
@@ -210,3 +215,39 @@ def test_rebasing_leaves_the_guide_as_it_is() -> None:
             strict=True,
         ):
             assert_allclose(theirs, mine, rtol=1e-10, atol=1e-10)
+
+
+# --- checkpoints --------------------------------------------------------------------------------
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_bits(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "family": Family(flow="none", hidden=4, encoding="encoder+free"),
+        "batch": {"group": 3},
+        "steps": 3 * CHUNK,
+    }
+    whole = fit(backend, **options)
+    advance, records = Run.advance, []
+
+    def interrupted(run: Run) -> int:
+        records.append(None)
+        count = advance(run)
+        if len(records) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return count
+
+    monkeypatch.setattr(Run, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(backend, **options, checkpoint=tmp_path)
+    monkeypatch.undo()
+    assert len(records) == 2
+    resumed = fit(backend, **options, checkpoint=tmp_path)
+    assert_array_equal(resumed.history.elbo, whole.history.elbo)
+    for mine, theirs in ((resumed.weights, whole.weights), (resumed.tables, whole.tables)):
+        assert mine.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert_array_equal(mine[name], value, err_msg=name)
+    with pytest.raises(StorageError, match="seed: 0 there, 1 here"):
+        fit(backend, **options, checkpoint=tmp_path, seed=1)

@@ -1,0 +1,107 @@
+"""Checkpoints: whole or passed over, of one run, the last few kept; signals wait for a save."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pavi.checkpoint import KEPT, Checkpoints, stop_requests
+from pavi.errors import StorageError
+
+RUN = {"seed": 0, "steps": 4}
+
+
+def saved(folder: Path, count: int = 5) -> Checkpoints:
+    kept = Checkpoints(folder, RUN, every=0.0)
+    for step in range(1, count + 1):
+        kept.save(step, {"step": step}, {"x": np.full(3, float(step))})
+    return kept
+
+
+def test_there_is_none_at_first(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "new", RUN).latest() is None
+
+
+def test_the_newest_is_found_and_the_last_few_are_kept(tmp_path: Path) -> None:
+    found = saved(tmp_path).latest()
+    assert found is not None
+    state, arrays = found
+    assert state == {"step": 5}
+    np.testing.assert_array_equal(arrays["x"], np.full(3, 5.0))
+    assert len(list(tmp_path.iterdir())) == KEPT
+
+
+def test_one_is_due_once_its_time_has_come(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path, RUN, every=0.0).due()
+    assert not Checkpoints(tmp_path, RUN, every=60.0).due()
+
+
+@pytest.mark.parametrize("harm", ["truncate", "edit", "remove", "description"])
+def test_a_torn_one_is_named_and_the_one_before_it_used(tmp_path: Path, harm: str) -> None:
+    kept = saved(tmp_path)
+    newest = max(tmp_path.iterdir())
+    (weights,) = newest.glob("weights-*")
+    match harm:
+        case "truncate":
+            weights.write_bytes(weights.read_bytes()[:-4])
+        case "edit":
+            content = bytearray(weights.read_bytes())
+            content[-1] ^= 1
+            weights.write_bytes(content)
+        case "remove":
+            weights.unlink()
+        case "description":
+            (newest / "run.json").write_text("{")
+    with pytest.warns(UserWarning, match=newest.name):
+        found = kept.latest()
+    assert found is not None
+    assert found[0] == {"step": 4}
+
+
+def test_where_none_is_whole_an_error_names_them(tmp_path: Path) -> None:
+    kept = saved(tmp_path, 2)
+    for path in tmp_path.glob("*/run.json"):
+        path.unlink()
+    with pytest.raises(StorageError, match=r"step-000000000002.*resume=False"):
+        kept.latest()
+
+
+def test_one_of_another_run_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(StorageError, match=r"seed: 0 there, 7 here.*resume=False"):
+        Checkpoints(tmp_path, RUN | {"seed": 7}).latest()
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(StorageError, match=r"thesis\.tex"):
+        Checkpoints(tmp_path, RUN)
+    with pytest.raises(StorageError, match="is a file"):
+        Checkpoints(tmp_path / "thesis.tex", RUN)
+
+
+def test_all_may_be_removed(tmp_path: Path) -> None:
+    kept = saved(tmp_path)
+    kept.clear()
+    assert kept.latest() is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_wait_for_the_end_of_the_block(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stop_requests() as received:
+        os.kill(os.getpid(), number)
+        assert received == [number]
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_is_obeyed_at_once() -> None:
+    with stop_requests() as received:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert received == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
