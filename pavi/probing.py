@@ -23,7 +23,7 @@ from pavi.dist.supports import Support
 from pavi.errors import GraphError
 from pavi.ops.placeholder import NotPortableError, Placeholder, plain
 from pavi.plates import Plates
-from pavi.variables import Random, Variable
+from pavi.variables import Random, Variable, not_portable
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,13 @@ def probe(
         with np.errstate(all="ignore"):
             spec = variable.spec({k: v.view(Placeholder) for k, v in values.items()})
     except NotPortableError as error:
-        raise GraphError(_not_portable(variable, error.function)) from error
+        raise GraphError(not_portable(variable, error.function)) from error
     except Exception as error:
         if isinstance(error, GraphError) and repr(variable.name) in str(error):
             raise
         shapes = ", ".join(f"{name} {value.shape}" for name, value in values.items())
         raise GraphError(
-            f"The distribution function of {_place(variable)} failed on placeholders with "
+            f"The distribution function of {variable.place} failed on placeholders with "
             f"{setting.copies} elements a plate ({shapes or 'no parents'}): "
             f"{type(error).__name__}: {error} Parents come as arrays [*batch, *plates, *event], "
             f"plate axes of size 1 where they do not vary: use pavi.ops and negative axes on them, "
@@ -198,43 +198,6 @@ def _plain(spec: Spec) -> Spec:
     return out
 
 
-# Functions of NumPy and SciPy that pavi.ops calls otherwise.
-_IN_OPS = {
-    "expit": "sigmoid",
-    "gammaln": "lgamma",
-    "psi": "digamma",
-    "concatenate": "concat",
-    "amax": "max",
-}
-
-
-def _not_portable(variable: Random, function: str) -> str:
-    """Says that a function that takes NumPy arrays alone was called, and what to call instead."""
-    if not function:
-        return (
-            f"The distribution function of {_place(variable)} makes one number of a parent, as "
-            f"float and the functions of math do, but its parents are arrays with one number for "
-            f"each element and draw. Use pavi.ops instead, as in `from pavi import ops` and "
-            f"ops.exp(x)."
-        )
-    name = _IN_OPS.get(function, function)
-    remedy = (
-        f"Use pavi.ops.{name} instead, as in `from pavi import ops` and ops.{name}(...)."
-        if callable(getattr(ops, name, None))
-        else "Write it with operators and the functions of pavi.ops, which run on both backends."
-    )
-    return (
-        f"The distribution function of {_place(variable)} calls NumPy's {function} on its parents, "
-        f"but in a fit these are arrays of the backend, which NumPy's functions do not take. "
-        f"{remedy}"
-    )
-
-
-def _place(variable: Variable) -> str:
-    on = f"plates {variable.plates}" if variable.plates else "no plates"
-    return f"{variable.kind} {variable.name!r} ({on}, event {variable.event})"
-
-
 def aligned_shape(
     parent: Variable, child: Variable, plates: Plates, setting: Setting
 ) -> tuple[int, ...]:
@@ -249,8 +212,8 @@ def check_shape(variable: Random, spec: Spec, lead: tuple[int, ...]) -> None:
     kind, rank, event = type(spec).__name__, spec.event_rank, variable.event
     if len(event) < rank:
         raise GraphError(
-            f"{_place(variable)}: a draw of {kind} has {rank} event axes, but the variable has "
-            f"{len(event)}. Give it its size, as in event={(3,) * rank}."
+            f"{variable.place}: a draw of {kind} has {rank} event axes, but the variable has "
+            f"{len(event)}. {_wanted_event(variable, spec, len(lead))}"
         )
     wanted = (*lead, *event)
     draw: tuple[int, ...] = ()
@@ -258,7 +221,7 @@ def check_shape(variable: Random, spec: Spec, lead: tuple[int, ...]) -> None:
         axes = list(zip(given[::-1], wanted[::-1], strict=False))
         if len(given) > len(wanted) or any(g not in (1, w) for g, w in axes):
             raise GraphError(
-                f"{_place(variable)}: {name!r} of {kind} gives values of shape {given}, wanted at "
+                f"{variable.place}: {name!r} of {kind} gives values of shape {given}, wanted at "
                 f"most [*batch, *plates, *event] = {wanted} (a trial, the batch and every plate of "
                 f"a size of its own choice). Set `plates` and `event` to what the distribution "
                 f"has, or sum over the axes in excess."
@@ -267,9 +230,23 @@ def check_shape(variable: Random, spec: Spec, lead: tuple[int, ...]) -> None:
     own = event[len(event) - rank :]
     if draw not in ((), own):
         raise GraphError(
-            f"{_place(variable)}: a draw of {kind} has shape {draw}, wanted {own}, the last "
+            f"{variable.place}: a draw of {kind} has shape {draw}, wanted {own}, the last "
             f"{rank} axes of `event`. Write event={(*event[: len(event) - rank], *draw)}."
         )
+
+
+def _wanted_event(variable: Random, spec: Spec, lead: int) -> str:
+    """Names the event of one draw where parameters tell its size, which is not a plate's."""
+    rank = spec.event_rank
+    draws = set()
+    for name, given in _draw_shapes(spec):
+        # without an event of its own, a parent's last axes may be those of plates
+        if name == "dimension" or not variable.parents or len(given) >= lead + rank:
+            draws.add(given[len(given) - rank :])
+    told = [draw for draw in draws if len(draw) == rank and max(draw) > 1]
+    if len(told) != 1:
+        return f"Give it its size, as in event={(3,) * rank}."
+    return f"Write event={told[0]}."
 
 
 # Trailing axes of one copy of a parameter, where the supports do not tell.
@@ -324,7 +301,7 @@ def check_parameters(variable: Random, spec: Spec) -> None:
             continue
         elif value is None or np.asarray(ops.to_numpy(value)).dtype.kind not in "biuf":
             raise GraphError(
-                f"{_place(variable)}: {field.name!r} of {type(spec).__name__} is {value!r}, which "
+                f"{variable.place}: {field.name!r} of {type(spec).__name__} is {value!r}, which "
                 f"is no number. Give a number or an array of numbers."
             )
 
@@ -335,7 +312,7 @@ def check_bounds(variable: Random, support: Support) -> None:
     empty = np.greater if support.discrete else np.greater_equal
     if np.any(empty(ops.to_numpy(low), ops.to_numpy(high))):
         raise GraphError(
-            f"{_place(variable)} has no values: its lower bound is {low} and its upper bound "
+            f"{variable.place} has no values: its lower bound is {low} and its upper bound "
             f"{high}. Give `low` below `high`."
         )
 

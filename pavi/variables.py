@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pavi import dist as distributions
+from pavi import ops
 from pavi.dist.spec import Spec
 from pavi.errors import GraphError
 from pavi.plates import Names, checked_name, checked_names
@@ -49,6 +51,12 @@ class Variable:
         return f"[{', '.join([*self.plates, *map(str, self.event)])}]"
 
     @property
+    def place(self) -> str:
+        """The variable, its plates and its event, in words."""
+        on = f"plates {self.plates}" if self.plates else "no plates"
+        return f"{self.kind} {self.name!r} ({on}, event {self.event})"
+
+    @property
     def rank(self) -> int:
         """Number of axes of an array of the variable, `[*plates, *event]`."""
         return len(self.plates) + len(self.event)
@@ -72,6 +80,11 @@ class Random(Variable):
         if isinstance(self.dist, Spec):
             return self.dist
         spec = self.dist(**{name: parents[name] for name in self.parents})
+        if _is_foreign(spec):
+            raise GraphError(
+                f"The distribution function of {self.name!r} returned {_foreign(spec)}, which is "
+                f"not a pavi.dist spec. {_own(spec)}"
+            )
         if not isinstance(spec, Spec):
             raise GraphError(
                 f"The distribution function of {self.name!r} returned {_shown(spec)}, which is not "
@@ -128,6 +141,57 @@ def _shown(value: object) -> str:
     return f"{text} of type {type(value).__name__}"
 
 
+# Functions of NumPy and SciPy that pavi.ops calls otherwise.
+_IN_OPS = {
+    "expit": "sigmoid",
+    "gammaln": "lgamma",
+    "psi": "digamma",
+    "concatenate": "concat",
+    "amax": "max",
+}
+
+
+def not_portable(variable: Random, function: str) -> str:
+    """Says that a function that takes NumPy arrays alone was called, and what to call instead."""
+    if not function:
+        return (
+            f"The distribution function of {variable.place} makes one number of a parent, as "
+            f"float and the functions of math do, but its parents are arrays with one number for "
+            f"each element and draw. Use pavi.ops instead, as in `from pavi import ops` and "
+            f"ops.exp(x)."
+        )
+    name = _IN_OPS.get(function, function)
+    remedy = (
+        f"Use pavi.ops.{name} instead, as in `from pavi import ops` and ops.{name}(...)."
+        if callable(getattr(ops, name, None))
+        else "Write it with operators and the functions of pavi.ops, which run on both backends."
+    )
+    return (
+        f"The distribution function of {variable.place} calls NumPy's {function} on its parents, "
+        f"but in a fit these are arrays of the backend, which NumPy's functions do not take. "
+        f"{remedy}"
+    )
+
+
+def _is_foreign(value: object) -> bool:
+    """Whether `value` is another library's distribution, or a class of them."""
+    kind = value if isinstance(value, type) else type(value)
+    return not issubclass(kind, Spec) and (hasattr(value, "log_prob") or hasattr(value, "logpdf"))
+
+
+def _foreign(value: object) -> str:
+    kind = value if isinstance(value, type) else type(value)
+    return f"{'the class ' if kind is value else ''}{kind.__name__} of {kind.__module__}"
+
+
+def _own(value: object) -> str:
+    """The spec to use instead of another library's distribution."""
+    kind = value if isinstance(value, type) else type(value)
+    if kind.__name__ in distributions.__all__:
+        return f"Use pavi.dist.{kind.__name__}."
+    return "Use one of pavi.dist, such as pavi.dist.Normal(0.0, 1.0)."
+
+
 def _checked_event(event: object, name: str) -> tuple[int, ...]:
     sizes = (event,) if isinstance(event, int) else event
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
@@ -145,6 +209,11 @@ def _arguments(name: str, distribution: object) -> tuple[str, ...]:
     """The parents that a distribution names: the arguments of its function without a default."""
     if isinstance(distribution, Spec):
         return ()
+    if _is_foreign(distribution):
+        raise GraphError(
+            f"The distribution of {name!r} is {_foreign(distribution)}, which is not a pavi.dist "
+            f"spec or a function of its parents that returns one. {_own(distribution)}"
+        )
     if not callable(distribution):
         raise GraphError(
             f"The distribution of {name!r} must be a pavi.dist spec or a function of its parents "

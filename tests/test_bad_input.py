@@ -173,6 +173,28 @@ def test_a_distribution_that_is_none() -> None:
     graph_error(graph(Latent("x", lambda: wrong)), "'x'", "3.0", "float", "dist.Normal")
 
 
+@pytest.mark.parametrize("kind", [Latent, Observed])
+def test_a_distribution_of_another_library(kind: Callable[..., object]) -> None:
+    class Normal:
+        """As NumPyro's: an object that may be called, and so passes for a function."""
+
+        def __call__(self, key: Any = None) -> float:
+            return 0.0
+
+        def log_prob(self, value: Any) -> float:
+            return 0.0
+
+    class Frozen:
+        def logpdf(self, value: Any) -> float:
+            return 0.0
+
+    words = "'x'", "not a pavi.dist spec or a function"
+    graph_error(lambda: kind("x", Normal()), *words, "Use pavi.dist.Normal.")
+    graph_error(lambda: kind("x", Normal), *words, "the class Normal", "Use pavi.dist.Normal.")
+    graph_error(lambda: kind("x", Frozen()), *words, "Frozen", "one of pavi.dist")
+    graph_error(graph(Latent("x", lambda: Normal())), "'x'", "returned", "Use pavi.dist.Normal.")  # type: ignore[arg-type,return-value]
+
+
 def test_a_function_that_fails_says_where_and_why() -> None:
     def failing(scale: Any) -> dist.Normal:
         raise KeyError("no such thing")
@@ -251,7 +273,36 @@ def test_a_distribution_over_vectors_without_an_event() -> None:
     x = Latent("x", dist.Dirichlet(np.ones(3)), plates="home")
     graph_error(graph(x), "'x'", "'home'", "Dirichlet", "1 event axes", "event=(3,)")
     x = Latent("x", dist.LKJCholesky(2, 1.0), event=(2,))
-    graph_error(graph(x), "'x'", "LKJCholesky", "2 event axes", "event=(3, 3)")
+    graph_error(graph(x), "'x'", "LKJCholesky", "2 event axes", "event=(2, 2).")
+
+
+@pytest.mark.parametrize(
+    ("spec", "event"),
+    [
+        (dist.LKJCholesky(2, 2.0), (2, 2)),
+        (dist.LKJCholesky(4, np.ones(2)), (4, 4)),
+        (dist.Dirichlet(np.ones(4)), (4,)),
+        (dist.MultivariateNormal(np.zeros(5), np.eye(5)), (5,)),
+        (dist.MultivariateNormal(0.0, np.eye(2)), (2,)),
+    ],
+    ids=repr,
+)
+def test_the_event_that_a_distribution_tells_is_named(
+    spec: dist.Spec, event: tuple[int, ...]
+) -> None:
+    for plates in ((), "home"):
+        graph_error(graph(Latent("x", spec, plates=plates)), "'x'", f"Write event={event}.")
+
+
+def test_the_event_is_not_read_off_the_trials_plates() -> None:
+    s = Latent("s", dist.HalfNormal(1.0), plates="home")
+    x = Latent("x", lambda s: dist.Dirichlet(s), plates="home")
+    graph_error(graph(s, x), "'x'", "as in event=(3,)")
+    s = Latent("s", dist.HalfNormal(1.0), plates="home", event=5)
+    graph_error(graph(s, x), "'x'", "Write event=(5,).")
+    # parameters that contradict each other tell nothing
+    x = Latent("x", dist.MultivariateNormal(np.zeros(2), np.eye(4)))
+    graph_error(graph(x), "'x'", "as in event=(3,)")
 
 
 @pytest.mark.parametrize(
