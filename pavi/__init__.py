@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         FamilyError,
         GraphError,
         PaviError,
+        PaviWarning,
         StorageError,
     )
     from pavi.family import Family
@@ -46,6 +47,7 @@ __all__ = [
     "FamilyError",
     "BackendError",
     "StorageError",
+    "PaviWarning",
     "dist",
     "ops",
     "__version__",
@@ -70,6 +72,7 @@ _HOMES = {
     "FamilyError": "pavi.errors",
     "BackendError": "pavi.errors",
     "StorageError": "pavi.errors",
+    "PaviWarning": "pavi.errors",
 }
 _SUBMODULES = ("dist", "ops")
 

@@ -15,14 +15,13 @@ from pavi.checks import check_finite, check_support, fill_missing
 from pavi.errors import DataError, did_you_mean
 from pavi.fingerprints import digest
 from pavi.graph import PlateGraph, Variable
+from pavi.sizes import Members, missing_membership, plate_sizes
 
 if TYPE_CHECKING:
     from pavi.data import Data
 
-Members = dict[str, dict[str, np.ndarray]]
 
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BoundData:
     """Data that fit a graph.
 
@@ -70,7 +69,7 @@ class BoundData:
                 out[f"members of {plate} in {owner}"] = digest(index, "int64")
         return out
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = ["BoundData"]
         for plate, size in self.sizes.items():
             owners = ", ".join(f"{o} ({self.sizes[o]})" for o in self.members[plate])
@@ -83,12 +82,12 @@ class BoundData:
         return "\n".join(lines)
 
 
-def bind(data: Data, graph: PlateGraph) -> BoundData:
+def bind(data: Data, graph: PlateGraph, *, need_outcomes: bool = True) -> BoundData:
     """Checks `data` against `graph`; see `Data.bind`."""
     _check_names(data, graph)
     arrays = {v.name: _oriented(data, v) for v in (*graph.covariates, *graph.observed)}
     given = _checked_members(data, graph)
-    sizes = _sizes(data, graph, arrays, given)
+    sizes = plate_sizes(data, graph, arrays, given)
     members = _composed(graph, _direct(graph, given, sizes), given)
     values: dict[str, np.ndarray] = {}
     masks: dict[str, np.ndarray | None] = {}
@@ -97,7 +96,9 @@ def bind(data: Data, graph: PlateGraph) -> BoundData:
         values[covariate.name] = arrays[covariate.name]
     for observed in graph.observed:
         name = observed.name
-        values[name], masks[name] = fill_missing(graph, observed, arrays[name])
+        values[name], masks[name] = fill_missing(
+            graph, observed, arrays[name], need_outcomes=need_outcomes
+        )
     for observed in graph.observed:
         check_support(graph, observed, values, masks[observed.name], members)
     coords = {p: v for p, v in data.coords.items() if p in graph.plates}
@@ -216,85 +217,6 @@ def _checked_members(data: Data, graph: PlateGraph) -> Members:
     return out
 
 
-def _sizes(
-    data: Data, graph: PlateGraph, arrays: Mapping[str, np.ndarray], given: Members
-) -> dict[str, int]:
-    """The size of every plate: by arrays, memberships, `sizes`, labels, else the largest index."""
-    found: dict[str, tuple[int, str]] = {}
-
-    def claim(plate: str, size: int, source: str) -> None:
-        known, other = found.setdefault(plate, (size, source))
-        if known != size:
-            raise DataError(
-                f"The size of plate {plate!r} is {known} by {other}, but {size} by {source}. "
-                f"Make them agree: each needs one entry for each {plate}, in the same order."
-            )
-        if size == 0:
-            raise DataError(
-                f"Plate {plate!r} is empty by {source}: wanted at least one element. Leave out "
-                f"the plate and its variables, or check how the data were selected."
-            )
-
-    for name, array in arrays.items():
-        variable = graph.variables[name]
-        for axis, plate in enumerate(variable.plates):
-            source = f"the {variable.kind} {name!r} {variable.axes} of shape {array.shape}"
-            claim(plate, array.shape[axis], source)
-    for plate, owners in given.items():
-        for owner, index in owners.items():
-            source = f"its membership in {owner!r} of shape {index.shape}"
-            claim(plate, len(index), source)
-    for plate, size in data.sizes.items():
-        if not _is_count(size):
-            raise DataError(
-                f"sizes[{plate!r}] must be a positive integer, got {size!r}. Write the number of "
-                f"elements of the plate."
-            )
-        claim(plate, int(size), f"sizes[{plate!r}]")
-    for plate, labels in data.coords.items():
-        if plate in graph.plates:
-            claim(plate, len(labels), f"its coords of shape {labels.shape}")
-    largest: dict[str, int] = {}
-    for owners in given.values():
-        for owner, index in owners.items():
-            largest[owner] = max(int(index.max()), largest.get(owner, 0))
-    for owner, index_max in largest.items():
-        found.setdefault(owner, (index_max + 1, "the largest index"))
-    for plate in graph.plates:
-        if plate not in found:
-            raise DataError(
-                f"The size of plate {plate!r} is not known: there is no array on it and no "
-                f"membership of it or in it. Add sizes={{{plate!r}: ...}} to the data."
-            )
-    for plate, owners in given.items():
-        for owner, index in owners.items():
-            _check_range(plate, owner, index, *found[owner])
-    return {plate: found[plate][0] for plate in graph.plates}
-
-
-def _is_count(size: object) -> bool:
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-        return False
-    return int(size) >= 0
-
-
-def _check_range(plate: str, owner: str, index: np.ndarray, size: int, source: str) -> None:
-    if index.max() < size:
-        return
-    row = int(np.argmax(index >= size))
-    one_based = index.min() >= 1 and index.max() == size
-    remedy = (
-        "They look counted from 1: subtract 1."
-        if one_based
-        else f"Correct the index, or write sizes={{{owner!r}: ...}} and arrays for more of them."
-    )
-    raise DataError(
-        f"The membership of plate {plate!r} in {owner!r} is out of range: {index[row]} at row "
-        f"{row}, but {owner!r} has {size} elements by {source}, so positions run from 0 to "
-        f"{size - 1}. {remedy}"
-    )
-
-
 def _direct(graph: PlateGraph, given: Members, sizes: Mapping[str, int]) -> Members:
     """The membership of every plate in the owners that its `within` names."""
     out: Members = {}
@@ -331,10 +253,7 @@ def _derived(plate: str, owner: str, given: Mapping[str, Any], size: int) -> np.
                 f"not known. Give members={{{plate!r}: {{{owner!r}: index}}}} of shape ({size},)."
             )
         return index
-    raise DataError(
-        f"The membership of plate {plate!r} in {owner!r} is missing, wanted integers of shape "
-        f"({size},). Add members={{{plate!r}: {{{owner!r}: index}}}} to the data."
-    )
+    raise DataError(missing_membership(plate, owner, size))
 
 
 def _composed(graph: PlateGraph, direct: Members, given: Members) -> Members:

@@ -38,7 +38,7 @@ def check_finite(covariate: Covariate, value: np.ndarray) -> None:
 
 
 def fill_missing(
-    graph: PlateGraph, observed: Observed, value: np.ndarray
+    graph: PlateGraph, observed: Observed, value: np.ndarray, *, need_outcomes: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Replaces missing observations by a value that does no harm.
 
@@ -46,6 +46,7 @@ def fill_missing(
         graph: the graph.
         observed: the variable.
         value: `[*plates, *event]`, NaN where missing.
+        need_outcomes: whether it is a mistake that all are missing.
 
     Returns:
         The value, itself if nothing is missing; and whether each draw is present,
@@ -86,7 +87,7 @@ def fill_missing(
             f"{type(graph.probe[observed.name]).__name__} is missing as a whole or not at all. "
             f"Write NaN for all of it, or impute it."
         )
-    if not mask.any():
+    if need_outcomes and not mask.any():
         raise DataError(
             f"All observations of {observed.name!r} {observed.axes} of shape {value.shape} are "
             f"missing. Leave the variable out of the graph, or declare it pavi.Latent."
@@ -95,7 +96,12 @@ def fill_missing(
     support = graph.constant_support(observed.name)
     # 0 is a valid count whatever the number of trials; else any observation is as good
     zero = support.discrete and bool(support.contains(np.zeros(())))
-    filled[~mask] = 0.0 if zero else value[np.unravel_index(int(mask.argmax()), mask.shape)]
+    if zero:
+        filled[~mask] = 0.0
+    elif mask.any():
+        filled[~mask] = value[np.unravel_index(int(mask.argmax()), mask.shape)]
+    else:
+        filled = placeholder(graph.probe[observed.name].support, value.shape).astype(value.dtype)
     return filled, mask
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from pavi.binding import BoundData, bind
 from pavi.errors import DataError
+from pavi.sizes import repeated
 from pavi.sources import Columns, parts_of_dataset, parts_of_frame
 
 if TYPE_CHECKING:
@@ -76,13 +77,18 @@ class Data:
         set_field(self, "coords", {p: np.asarray(v) for p, v in (coords or {}).items()})
         set_field(self, "dims", {k: tuple(v) for k, v in (dims or {}).items()})
 
-    def bind(self, graph: PlateGraph) -> BoundData:
+    def bind(self, graph: PlateGraph, *, need_outcomes: bool = True) -> BoundData:
         """The data checked against `graph`, with every plate's size and every membership.
+
+        Args:
+            graph: the model.
+            need_outcomes: whether an observed variable that is missing throughout is a mistake,
+                as it is in a fit.
 
         Raises:
             DataError: the data do not fit the graph; the message says where and what to do.
         """
-        return bind(self, graph)
+        return bind(self, graph, need_outcomes=need_outcomes)
 
     @classmethod
     def from_frame(
@@ -108,12 +114,16 @@ class Data:
                 labels that are unique only within another owner. Sorted labels become coordinates.
             group_values: `{owner: columns}` of values that are the same in all rows of an owner.
             coords: `{owner: labels}`, where there are owners without rows or an order to keep.
+                The frame's index labels the rows where it is unique and not just their numbers.
 
         Raises:
             DataError: a column is not there, a label is missing, a value differs within a group.
         """
         parts = parts_of_frame(frame, graph, plate, values, members, group_values, coords)
-        return cls(**parts)
+        # An index of rows is often that of another table: it labels them only where it can.
+        given = coords or {}
+        labels = {p: v for p, v in parts.pop("coords").items() if p in given or _unique(v)}
+        return cls(**parts, coords=labels)
 
     @classmethod
     def from_xarray(
@@ -130,12 +140,27 @@ class Data:
         Raises:
             DataError: a name is not there, or a label is not among the owner's coordinates.
         """
+        if not hasattr(dataset, "data_vars"):
+            name = getattr(dataset, "name", None) or "y"
+            remedy = (
+                f"Data.from_xarray(array.to_dataset(name={name!r}))"
+                if hasattr(dataset, "to_dataset")
+                else f"Data({{{name!r}: ...}}) for plain arrays"
+            )
+            raise DataError(
+                f"Data.from_xarray takes an xarray Dataset, got {type(dataset).__name__}. Write "
+                f"{remedy}."
+            )
         return cls(**parts_of_dataset(dataset, members))
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name}{list(v.shape)}" for name, v in self.values.items())
         index = [f"{p} in {o}" for p, owners in self.members.items() for o in owners]
         return f"Data({shapes}{'; ' if index else ''}{', '.join(index)})"
+
+
+def _unique(labels: np.ndarray) -> bool:
+    return labels.ndim == 1 and repeated(labels) is None
 
 
 def _array(name: str, value: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What `pavi` raises: one base class and a kind for each stage at which a mistake is found."""
+"""What `pavi` raises: one base class and a kind for each stage that finds mistakes; its warning."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ __all__ = [
     "FamilyError",
     "GraphError",
     "PaviError",
+    "PaviWarning",
     "StorageError",
     "did_you_mean",
 ]
@@ -38,6 +39,10 @@ class BackendError(PaviError):
 
 class StorageError(PaviError):
     """A saved run cannot be read, or belongs to another graph or to other data."""
+
+
+class PaviWarning(UserWarning):
+    """What may be a mistake, and may be meant: the message says how to tell which."""
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

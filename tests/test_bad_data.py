@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import xarray as xr
 from complaints import data_error
 
+import pavi
 from pavi import dist
 from pavi.data import BoundData, Data
 from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph
@@ -137,6 +139,39 @@ def test_a_size_that_nothing_tells() -> None:
     )
 
 
+def test_a_plate_whose_members_are_missing_is_asked_for_them_first() -> None:
+    nested = PlateGraph([Plate("g"), Plate("row", "g")], [Observed("y", NORMAL, plates="row")])
+    data_error(
+        lambda: Data({"y": np.zeros(3)}).bind(nested),
+        "The membership of plate 'row' in 'g' is missing",
+        "(3,)",
+        "members={'row': {'g': index}}",
+    )
+    data_error(bind_pupils(), "The membership of plate 'school' in 'authority'", "[school]")
+
+
+# --- labels -------------------------------------------------------------------------------
+
+
+def test_labels_are_unique() -> None:
+    build = bind(coords={"county": ["a", "b", "a"]})
+    data_error(build, "coords['county']", "(3,)", "'a'", "twice", "index 2", "unique")
+
+
+def test_labels_have_one_axis() -> None:
+    for labels in ("abc", [["a", "b", "c"]]):
+        data_error(bind(coords={"county": labels}), "coords['county']", "one axis", "[county]")
+
+
+def test_too_few_labels_are_no_mistake_of_the_membership() -> None:
+    members = {"home": {"county": np.array([0, 1, 4, 2])}}
+    build = bind(members=members, coords={"county": ["a", "b", "c"]})
+    data_error(build, "coords['county'] has 3 labels", "'home'", "position 4", "at least 5")
+    from_one = {"home": {"county": np.array([1, 2, 3, 3])}}
+    build = bind(members=from_one, coords={"county": ["a", "b", "c"]})
+    data_error(build, "'county'", "subtract 1")
+
+
 # --- memberships --------------------------------------------------------------------------
 
 
@@ -169,6 +204,21 @@ def test_a_membership_index_out_of_range() -> None:
 def test_a_membership_index_counted_from_one() -> None:
     members = {"home": {"county": np.array([1, 2, 2, 3])}}
     data_error(bind(members=members, sizes={"county": 3}), "'county'", "subtract 1")
+
+
+def test_a_membership_index_counted_from_one_where_nothing_tells_the_size() -> None:
+    members = {"home": {"county": np.array([1, 2, 2, 3])}}
+    with pytest.warns(pavi.PaviWarning, match="'county'") as caught:
+        bind(members=members)()
+    text = str(caught[0].message)
+    for part in ("Element 0", "counted from 1", "Subtract 1", "sizes={'county': 4}"):
+        assert part in text
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bind(members=members, sizes={"county": 4})()
+        bind(members=members, coords={"county": list("abcd")})()
+        bind()()
 
 
 def test_a_membership_of_the_wrong_shape() -> None:
@@ -369,6 +419,15 @@ def test_a_value_that_differs_within_its_group() -> None:
 def test_a_group_value_that_is_no_number() -> None:
     frame = FRAME.assign(name=["x", "y", "y"])
     data_error(from_frame(frame, group_values={"county": ["name"]}), "'name'", "'county'")
+
+
+def test_what_is_no_dataset() -> None:
+    array = xr.DataArray(np.zeros(3), dims="row")
+    words = "Dataset", "DataArray"
+    data_error(lambda: Data.from_xarray(array), *words, ".to_dataset(name='y')")
+    named = array.rename("radon")
+    data_error(lambda: Data.from_xarray(named), *words, ".to_dataset(name='radon')")
+    data_error(lambda: Data.from_xarray({"y": np.zeros(3)}), "dict", "Dataset")
 
 
 def test_a_dataset_without_a_variable_or_a_dimension() -> None:

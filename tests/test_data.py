@@ -170,6 +170,30 @@ def test_what_stands_in_for_a_missing_value_lies_in_the_support(
     assert mask.tolist() == [False, True]  # of a Dirichlet, one for each draw
 
 
+@pytest.mark.parametrize(
+    ("spec", "event"),
+    [
+        (dist.Poisson(3.0), ()),
+        (dist.Binomial(5, probs=0.5), ()),
+        (dist.Beta(1.0, 1.0), ()),
+        (dist.LogNormal(0.0, 1.0), ()),
+        (dist.TruncatedNormal(0.0, 1.0, low=3.0), ()),
+        (dist.Dirichlet(np.ones(2)), (2,)),
+    ],
+    ids=repr,
+)
+def test_all_outcomes_may_be_missing_where_none_are_needed(
+    spec: dist.Spec, event: tuple[int, ...]
+) -> None:
+    bound = Data({"y": np.full((3, *event), np.nan)}).bind(
+        observed(spec, event), need_outcomes=False
+    )
+    assert spec.support.contains(bound.values["y"]).all()
+    mask = bound.masks["y"]
+    assert mask is not None
+    assert mask.tolist() == [False] * 3
+
+
 def test_none_and_masked_entries_are_missing_too() -> None:
     graph = observed(dist.Normal(0.0, 1.0))
     for value in ([1.0, None], np.ma.array([1.0, 5.0], mask=[False, True])):
@@ -294,6 +318,14 @@ def test_the_index_of_a_frame_labels_its_rows() -> None:
     data = Data.from_frame(frame, plate="pupil", values=["mark"])
     assert data.coords["pupil"].tolist() == ["p1", "p2", "p3", "p4"]
     assert "pupil" not in Data.from_frame(FRAME, plate="pupil", values=["mark"]).coords
+
+
+def test_an_index_that_is_not_unique_labels_no_rows() -> None:
+    frame = FRAME.set_index(pd.Index(["s", "t", "s", "t"]))
+    assert "pupil" not in Data.from_frame(frame, plate="pupil", values=["mark"]).coords
+    given = {"pupil": ["p1", "p2", "p3", "p4"]}
+    data = Data.from_frame(frame, plate="pupil", values=["mark"], coords=given)
+    assert data.coords["pupil"].tolist() == given["pupil"]
 
 
 def test_nullable_and_categorical_columns_are_understood() -> None:
