@@ -15,7 +15,7 @@ from pavi.binding import BoundData
 from pavi.feed import Drawn, Feed
 from pavi.movement import Movement
 from pavi.plan import GuidePlan
-from pavi.schedule import CHUNK, History, Schedule, Verdict
+from pavi.schedule import CHUNK, History, Schedule, Verdict, after_cooling
 from pavi.subsampling import Sampler
 from pavi.tables import TableStore
 
@@ -75,7 +75,9 @@ class Run:
     @property
     def verdict(self) -> Verdict:
         """Whether the fit settled: judged before the rate fell, if it has."""
-        return self._constant or self._latest
+        if self._constant is None:
+            return self._latest
+        return after_cooling(self.history, self._constant, self._plan.num_latents)
 
     def close(self) -> None:
         """Lets the thread that gathers rows go."""

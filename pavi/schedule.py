@@ -88,10 +88,18 @@ class History:
 
 
 class Verdict(NamedTuple):
-    """Whether a fit settled, and why in words."""
+    """Whether a fit settled, and why in words.
+
+    Attributes:
+        converged: whether it did.
+        reason: why.
+        fell: whether it no longer rises, but fell from where it has been: weights that tremble at
+            the full rate cost nats, which the cool-down wins back.
+    """
 
     converged: bool
     reason: str
+    fell: bool = False
 
 
 def drift(history: History, windows: int = 4) -> tuple[float, float]:
@@ -155,7 +163,8 @@ def judge(
     late = history.elbo[-windows:].mean()
     best = (history.elbo - 3.0 * history.elbo_se).max()
     if late + 3.0 * error < best - floor:
-        return Verdict(False, f"{words}, after {best:,.4g}: it fell back; lower the learning rate")
+        reason = f"{words}, after {best:,.4g}: it fell back; lower the learning rate"
+        return Verdict(False, reason, fell=True)
     if agreement > AGREEMENT:
         return Verdict(
             False,
@@ -175,6 +184,26 @@ def judge(
             "posterior would; give it more steps, or a richer family",
         )
     return Verdict(True, words)
+
+
+def after_cooling(history: History, constant: Verdict, num_latents: int) -> Verdict:
+    """The verdict at the end: a fit that fell at the full rate may have come back.
+
+    Args:
+        history: the whole fit's.
+        constant: the verdict on its constant phase.
+        num_latents: ground latents of the model.
+    """
+    known = np.isfinite(history.elbo) & np.isfinite(history.elbo_se)
+    elbo, error = history.elbo[known], history.elbo_se[known]
+    if not constant.fell or len(elbo) < 3:
+        return constant
+    floor = max(NATS_PER_LATENT * num_latents, NATS)
+    late, own = elbo[-2:].mean(), float(np.sqrt((error[-2:] ** 2).sum())) / 2
+    best = (elbo - 3.0 * error)[:-2].max()
+    if late + 3.0 * own < best - floor:
+        return constant
+    return Verdict(True, f"the ELBO fell at the full rate, and came back to {late:,.6g} after it")
 
 
 class Schedule:
@@ -241,10 +270,10 @@ class Schedule:
         if not self._automatic or self.cooling:
             return verdict
         if self._ends[0] == _OPEN:
-            if verdict.converged or self._taken >= MAX_STEPS // 2:
+            if verdict.converged or verdict.fell or self._taken >= MAX_STEPS // 2:
                 self._ends[0], self._records = self._taken, len(history.elbo)
         elif self._taken >= MAX_STEPS or (
-            verdict.converged and len(recent.elbo) >= REFINING_RECORDS
+            (verdict.converged or verdict.fell) and len(recent.elbo) >= REFINING_RECORDS
         ):
             self._ends[1] = self._taken
             self._ends[2] = self._taken + max(MIN_COOL_DOWN, self._taken // 2)

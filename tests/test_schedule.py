@@ -14,6 +14,7 @@ from pavi.schedule import (
     WARM_UP,
     History,
     Schedule,
+    after_cooling,
     drift,
     judge,
 )
@@ -253,6 +254,18 @@ def test_rows_that_travel_have_not_settled() -> None:
     verdict = judge(found, LATENTS, whole=False, agreement=0.6)
     assert not verdict.converged
     assert "correlate by 0.60" in verdict.reason
+
+
+def test_a_fit_that_fell_at_the_full_rate_may_come_back() -> None:
+    constant = judge(history(np.linspace(-120.0, -125.0, 8), 1e-3), LATENTS, whole=True)
+    assert constant.fell
+    assert not constant.converged
+    back = history(np.r_[np.linspace(-120.0, -125.0, 8), np.full(4, -119.9)], 1e-3)
+    assert after_cooling(back, constant, LATENTS).converged
+    down = history(np.r_[np.linspace(-120.0, -125.0, 8), np.full(4, -124.0)], 1e-3)
+    assert after_cooling(down, constant, LATENTS) == constant
+    rising = judge(history(np.linspace(-125.0, -120.0, 8), 1e-3), LATENTS, whole=True)
+    assert after_cooling(back, rising, LATENTS) == rising
 
 
 def test_steps_without_a_finite_gradient_are_told() -> None:
