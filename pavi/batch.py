@@ -25,3 +25,17 @@ class Batch(NamedTuple):
     members: Mapping[str, Array]
     indices: Mapping[str, Array]
     weights: Mapping[str, Array]
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{part}: {', '.join(f'{name}{_shape(array)}' for name, array in arrays.items())}"
+            for part, arrays in self._asdict().items()
+            if arrays
+        ]
+        return f"Batch({'; '.join(parts)})"
+
+
+def _shape(array: Array) -> str:
+    """`[3, 2]`; nothing for what a framework puts in an array's place."""
+    shape = getattr(array, "shape", None)
+    return "" if shape is None else str(list(shape))

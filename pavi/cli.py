@@ -79,7 +79,7 @@ _ENCODING = click.option(
 )
 
 
-@click.group(cls=_Commands)
+@click.group(cls=_Commands, epilog="`python -m pavi` is the same command.")
 @click.version_option(pavi.__version__, prog_name="pavi")
 def main() -> None:
     """Plate-amortized variational inference for hierarchical models."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,21 @@ def load(folder: str | Path, graph: PlateGraph, data: Data, *, backend: str) -> 
         StorageError: not a run, a truncated or edited file, another graph or other data.
         BackendError: an unknown backend, or one that is not installed.
     """
+    for argument, given, kind in (("graph", graph, PlateGraph), ("data", data, Data)):
+        if not isinstance(given, kind):
+            raise StorageError(
+                f"pavi.load({argument}=...) must be a pavi.{kind.__name__}, got "
+                f"{type(given).__name__}. Give the {argument} that the run was fitted with."
+            )
+    if not isinstance(folder, str | PathLike):
+        raise StorageError(
+            f"pavi.load({folder!r}, ...): the folder must be a path, got "
+            f"{type(folder).__name__}. Give the folder that `Posterior.save` wrote."
+        )
     folder = Path(folder)
     run, arrays = storage.read(folder, _KEYS)
-    bound = data.bind(graph)
+    # encoded data may have no outcomes
+    bound = data.bind(graph, need_outcomes=False)
     if run["graph"] != graph.fingerprint():
         raise StorageError(
             f"{folder} was fitted with another graph. It had the variables "

@@ -46,8 +46,14 @@ def lower(
         The plan, whose blocks go from coarse to fine.
 
     Raises:
-        FamilyError: an override of an unknown variable, or options that the graph cannot have.
+        FamilyError: no family, an override of an unknown variable, options that the graph cannot
+            have.
     """
+    if not isinstance(family, Family):
+        raise FamilyError(
+            f"family={family!r} is a {type(family).__name__}, wanted a pavi.Family. Write "
+            f"family=pavi.Family(...), with the options in the brackets."
+        )
     batch = dict(batch or {})
     if not graph.latents:
         raise FamilyError(

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 
-from pavi import storage
+from pavi import elements, storage
 from pavi.backends.base import Arrays, Functions, HostObjects, get_adapter
 from pavi.batch import Batch
 from pavi.binding import BoundData
@@ -32,9 +33,9 @@ _CHUNK_NUMBERS = 20_000_000
 _MAX_CHUNK = 500
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Posterior:
-    """The result of `pavi.fit`; see `docs` for what each number means.
+    """The result of `pavi.fit`: the README shows its use, `docs/method.md` what is computed.
 
     Attributes:
         plan: the lowered plan.
@@ -69,6 +70,29 @@ class Posterior:
     def num_weights(self) -> int:
         """Trained numbers."""
         return self.plan.num_weights
+
+    @property
+    def coords(self) -> dict[str, np.ndarray]:
+        """Labels of the elements of each plate that the data label."""
+        return dict(self.data.coords)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{plate}={size:,}" for plate, size in self.data.sizes.items())
+        history = self.history
+        last = (
+            f"last ELBO {history.elbo[-1]:.3f} (standard error {history.elbo_se[-1]:.3f})"
+            if len(history.elbo)
+            else "no ELBO"
+        )
+        lines = [
+            f"Posterior on {self.backend} in {self.dtype}",
+            f"  {self.plan.num_latents:,} latents: "
+            + shorten(", ".join(v.name for v in self.graph.latents), 60, placeholder=" ..."),
+            f"  {self.num_weights:,} weights; {f'plates {sizes}' if sizes else 'no plates'}",
+            f"  {'converged' if self.converged else 'NOT converged'}: {self.verdict}",
+            f"  {last}",
+        ]
+        return "\n".join(lines)
 
     @cached_property
     def _functions(self) -> Functions:
@@ -110,7 +134,7 @@ class Posterior:
         *,
         seed: int = 0,
         variables: Sequence[str] | None = None,
-        plates: Mapping[str, Sequence[int]] | None = None,
+        plates: Mapping[str, Sequence[Any]] | None = None,
     ) -> Arrays:
         """Joint draws of the latents.
 
@@ -121,21 +145,23 @@ class Posterior:
             num_samples: number of draws.
             seed: seed of the noise.
             variables: latents to return, all by default.
-            plates: elements to keep, `{"county": [3, 5]}`, and what lies within them: a plate that
-                is named has these elements, in this order; a plate within it, such as the homes of
-                these counties, has their members, in the order of the data.
+            plates: elements to keep, by position or by label, `{"county": [3, 5]}` or
+                `{"county": ["Aitkin", "Anoka"]}`, and what lies within them: a plate that is named
+                has these elements, in this order; a plate within it, such as the homes of these
+                counties, has their members, in the order of the data. Integers are positions, also
+                of a plate whose labels are integers.
 
         Returns:
             `{name: [num_samples, *plates, *event]}`.
 
         Raises:
-            DataError: an unknown variable or plate, an element out of range, no draws asked for.
+            DataError: an unknown variable, plate or label, an element out of range, no draws.
         """
         names = self._latent_names(variables)
-        chosen = self._chosen(plates or {})
-        kept = self._kept(chosen)
+        chosen = elements.chosen(self.data, plates or {})
+        kept = elements.kept(self.data, chosen)
         batch = self._reduced(chosen)
-        places = {plate: _places(batch.indices[plate], index) for plate, index in kept.items()}
+        places = {p: elements.places(batch.indices[p], index) for p, index in kept.items()}
         rows = self._rows(batch)
         out: Arrays = {}
         start = 0
@@ -159,49 +185,6 @@ class Posterior:
             if name not in known:
                 raise DataError(f"{name!r} is not a latent of this graph; it has {known}.")
         return list(variables) if variables is not None else known
-
-    def _chosen(self, plates: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
-        out: dict[str, np.ndarray] = {}
-        for plate, elements in plates.items():
-            if plate not in self.data.sizes:
-                raise DataError(
-                    f"There is no plate {plate!r}; the plates are {sorted(self.data.sizes)}."
-                )
-            size, index = self.data.sizes[plate], np.asarray(elements)
-            if index.ndim != 1 or index.dtype.kind not in "iu" or not len(index):
-                raise DataError(
-                    f"plates={{{plate!r}: ...}}: expected a list of integers, got {elements!r}."
-                )
-            if index.min() < 0 or index.max() >= size:
-                raise DataError(
-                    f"plates={{{plate!r}: ...}}: elements must lie between 0 and "
-                    f"{size - 1}, got {index.min()} to {index.max()}."
-                )
-            if len(np.unique(index)) < len(index):
-                raise DataError(f"plates={{{plate!r}: ...}}: an element is named twice.")
-            out[plate] = index
-        return out
-
-    def _kept(self, chosen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Elements of each plate that are chosen, or within chosen ones; none of other plates."""
-        out: dict[str, np.ndarray] = {}
-        for plate, size in self.data.sizes.items():
-            owners = [owner for owner in self.graph.owners(plate) if owner in chosen]
-            inside = np.ones(size, bool)
-            for owner in owners:
-                inside &= np.isin(self.data.members[plate][owner], chosen[owner])
-            if plate in chosen:
-                out[plate] = chosen[plate]
-                outside = chosen[plate][~inside[chosen[plate]]]
-                if len(outside):
-                    raise DataError(
-                        f"plates={{{plate!r}: ...}}: element {outside[0]} does not lie within the "
-                        f"chosen elements of {' and '.join(map(repr, owners))}; choose its owner "
-                        f"too, or name {plate!r} alone."
-                    )
-            elif owners:
-                out[plate] = np.flatnonzero(inside)
-        return out
 
     def _reduced(self, chosen: Mapping[str, np.ndarray]) -> Batch:
         """A batch to draw the chosen elements on; it may hold others."""
@@ -300,7 +283,8 @@ class Posterior:
 
         Globals that are encoded freely, as by default, keep the posterior they were trained to;
         with an encoder they follow the new data. Every latent in plates gets its encoding from the
-        new data; elements never seen have no free residual.
+        new data; elements never seen have no free residual. Outcomes may all be missing: of new
+        groups without any, the posterior is the prior given the globals.
 
         Args:
             data: other data for the same graph; plates may have other sizes.
@@ -308,7 +292,7 @@ class Posterior:
         Raises:
             FamilyError: a latent in plates that the encoder does not cover.
         """
-        bound = data.bind(self.graph)
+        bound = data.bind(self.graph, need_outcomes=False)
         for block in self.plan.blocks:
             if block.plates and block.encoding == "free":
                 names = ", ".join(repr(slot.name) for slot in block.slots)
@@ -387,9 +371,3 @@ class Posterior:
 def _numbers(array: np.ndarray) -> list[float | None]:
     """JSON has no NaN: null stands for it."""
     return [float(x) if np.isfinite(x) else None for x in array]
-
-
-def _places(indices: np.ndarray, elements: np.ndarray) -> np.ndarray:
-    """Places of ground elements among the rows of a batch, which has all of them."""
-    order = np.argsort(indices, kind="stable")
-    return order[np.searchsorted(indices, elements, sorter=order)]

@@ -423,3 +423,7 @@ def test_fit_end_to_end(model: Path, backend: str) -> None:
     with np.load(folder / "draws.npz") as draws:
         assert draws["effect"].shape == (100, 4)
         assert all(np.isfinite(draws[name]).all() for name in draws)
+
+
+def test_the_help_names_the_module_too() -> None:
+    assert "python -m pavi" in run("--help").output

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pavi import Family, FamilyError
+from pavi import Family, FamilyError, Latent, PlateGraph, dist
+from pavi.lowering import lower
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,10 @@ def test_an_override_holds_for_its_variable_alone() -> None:
     assert family.of("a", "encoder") == "deep_set"
     assert family.of("a", "encoding") == "auto"
     assert family.of("b", "encoder") == "natural"
+
+
+@pytest.mark.parametrize("wrong", ["mean_field", {"structure": "prior"}, Family])
+def test_what_is_no_family(wrong: Any) -> None:
+    graph = PlateGraph([], [Latent("mu", dist.Normal(0.0, 1.0))])
+    with pytest.raises(FamilyError, match=r"wanted a pavi\.Family"):
+        lower(graph, wrong, {})

@@ -18,6 +18,7 @@ from numpy_backend import as_posterior, install, on_backend, random_posterior
 from small_models import MODELS, rng
 from varied_models import CASES, Case, problem
 
+import pavi
 from pavi import Data, Family, FamilyError, Latent, Observed, Plate, PlateGraph, Posterior, dist
 from pavi.noise import Noise
 from pavi.subsampling import full_batch
@@ -234,6 +235,7 @@ def test_a_seed_is_an_integer(seed: Any) -> None:
     posterior = random_posterior(CASES["nested, free"])
     data_error(lambda: posterior.sample(2, seed=seed), f"seed={seed!r}", "integer")
     posterior.sample(2, seed=np.int64(3))  # type: ignore[arg-type]
+    posterior.sample(2, seed=-1)
 
 
 def kept(posterior: Posterior, plate: str, part: Mapping[str, list[int]]) -> np.ndarray:
@@ -420,6 +422,45 @@ def test_encode_names_what_it_cannot() -> None:
     with pytest.raises(FamilyError, match=r"joint over the .*joint_limit=0"):
         joint.encode(small)
     data_error(lambda: joint.encode(Data({"y": data.values["y"]})), "'x'")
+
+
+@pytest.mark.parametrize("options", [{}, {"encoding": "encoder"}])
+def test_groups_without_outcomes_have_their_prior_given_the_globals(
+    options: dict[str, Any],
+) -> None:
+    posterior = conjugate(groups([4, 1, 3, 2], 60), **{"residual_limit": 0, **options})
+    new = groups([2, 1, 0], 62)
+    missing = Data({"y": np.full(3, np.nan)}, new.members, new.sizes)
+    encoded = posterior.encode(missing)
+    assert encoded.sample(3)["theta"].shape == (3, 3)
+    mu, theta = rng(61).normal(size=9), rng(63).normal(size=(9, 3))
+    found = encoded.log_prob({"mu": mu, "theta": theta})
+    # log p(theta | mu), theta ~ Normal(mu, 0.5)
+    prior = (-0.5 * ((theta - mu[:, None]) / 0.5) ** 2 - np.log(0.5 * np.sqrt(2 * np.pi))).sum(1)
+    rest = found - prior
+    if options:
+        # encoded globals follow the new data, of which there are none
+        assert_allclose(rest, -0.5 * mu**2 - 0.5 * np.log(2 * np.pi), rtol=1e-9, atol=1e-9)
+    else:
+        # log q(mu) as it was trained, for other data
+        other = encoded.log_prob({"mu": mu, "theta": theta + 1.0})
+        shifted = (-0.5 * ((theta + 1.0 - mu[:, None]) / 0.5) ** 2).sum(1)
+        shifted -= 3 * np.log(0.5 * np.sqrt(2 * np.pi))
+        assert_allclose(other - shifted, rest, rtol=1e-9, atol=1e-9)
+    assert np.isfinite(encoded.elbo(20)[0])
+
+
+def test_groups_without_outcomes_on_every_backend(backend: str) -> None:
+    posterior = on_backend(random_posterior(CASES["nested, missing"], "float32"), backend)
+    graph, data = MODELS["county"]()
+    values = {**data.values, "y": np.full_like(data.values["y"], np.nan)}
+    missing = Data(values, data.members, data.sizes)
+    encoded = posterior.encode(missing)
+    draws = encoded.sample(5)
+    assert all(np.isfinite(value).all() for value in draws.values())
+    assert np.isfinite(encoded.elbo(5)[0])
+    # A fit has nothing to learn from.
+    data_error(lambda: pavi.fit(graph, missing, backend=backend), "All", "'y'")
 
 
 # --- mistakes -----------------------------------------------------------------------------------

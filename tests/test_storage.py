@@ -102,6 +102,29 @@ def test_everything_comes_back(posterior: Posterior, saved: Path) -> None:
         assert_array_equal(draw, draws[name])
 
 
+def test_a_posterior_of_groups_without_outcomes_comes_back(
+    posterior: Posterior, tmp_path: Path
+) -> None:
+    graph, data = MODEL()
+    y = np.full_like(data.values["y"], np.nan)
+    missing = Data({**data.values, "y": y}, data.members, data.sizes)
+    encoded = posterior.encode(missing)
+    encoded.save(tmp_path)
+    same(encoded, pavi.load(tmp_path, graph, missing, backend="numpy"))
+
+
+def test_what_is_no_folder_graph_or_data(saved: Path) -> None:
+    graph, data = MODEL()
+    wrong: Any
+    for wrong in (3, None):
+        storage_error(lambda w=wrong: pavi.load(w, graph, data, backend="numpy"), f"load({wrong}")
+    wrong = "graph"
+    storage_error(lambda: pavi.load(saved, wrong, data, backend="numpy"), "pavi.PlateGraph", "str")
+    wrong = data.values
+    storage_error(lambda: pavi.load(saved, graph, wrong, backend="numpy"), "pavi.Data", "dict")
+    same(load(saved), pavi.load(str(saved), graph, data, backend="numpy"))
+
+
 @pytest.mark.parametrize("name", ["crossed, joint block", "nested, deep set", "simplex"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_kind_of_block_comes_back(name: str, dtype: str, tmp_path: Path) -> None:
