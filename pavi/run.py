@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,23 @@ from pavi.movement import Movement
 from pavi.plan import GuidePlan
 from pavi.schedule import CHUNK, History, Schedule, Verdict, after_cooling
 from pavi.subsampling import Sampler
-from pavi.tables import TableStore
+from pavi.tables import Table, TableStore
+
+
+class _Rows(NamedTuple):
+    """Rows of each table, all copies where the index is None."""
+
+    indices: Mapping[str, np.ndarray | None]
+    tables: Mapping[str, Table]
+
+
+class _Ready(NamedTuple):
+    """All that a call needs; `shared` says which of its rows the call before has, and where."""
+
+    drawn: Drawn
+    taken: dict[str, Table]
+    shared: dict[str, tuple[np.ndarray, np.ndarray]]
+    agreement: float
 
 
 class Run:
@@ -53,6 +69,9 @@ class Run:
         self._movement = Movement(plan, self._tables)
         self._size = self._feed.steps_per_call(CHUNK)
         self._calls = 0
+        self._agreement = 0.0
+        # The last call's rows and what became of them, on their way into the tables.
+        self._moved: _Rows | None = None
         self._before, self._start = 0.0, time.perf_counter()
         self._constant: Verdict | None = None
         self._latest = Verdict(False, "not fitted")
@@ -65,7 +84,7 @@ class Run:
             num_particles=settings.num_particles,
         )
         self._host = ThreadPoolExecutor(1)
-        self._upcoming: Future[Drawn] | None = None
+        self._upcoming: Future[_Ready] | None = None
 
     @property
     def seconds(self) -> float:
@@ -92,10 +111,7 @@ class Run:
             part = Rates(*(rate[place : place + self._size] for rate in rates))
             elbos.append(self._call(part, path))
         self.history.append(np.concatenate(elbos)[:count])
-        self._movement.record()
-        self._latest = self.schedule.consider(
-            self.history, self._plan.num_latents, self._movement.agreement()
-        )
+        self._latest = self.schedule.consider(self.history, self._plan.num_latents, self._agreement)
         if not self.schedule.cooling or self._constant is None:
             # Averaging needs one basis, so the last change of it is before the cool-down.
             self._program.rebase(self._rebased)
@@ -104,12 +120,15 @@ class Run:
 
     def fitted(self) -> tuple[Arrays, Arrays]:
         """Averaged weights and tables."""
+        self._settle()
         return self._program.weights(averaged=True), self._tables.values(averaged=True)
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """All that another process needs to go on, between two records: JSON and arrays."""
+        self._settle()
         description = {
             "calls": self._calls,
+            "agreement": self._agreement,
             "seconds": self.seconds,
             "schedule": self.schedule.state(),
             "latest": list(self._latest),
@@ -144,23 +163,74 @@ class Run:
         constant = description["constant"]
         self._constant = Verdict(*constant) if constant else None
         self._calls, self._before = description["calls"], description["seconds"]
+        self._agreement = description["agreement"]
+        # The rows were watched before they were kept.
+        self._upcoming = self._prepare(self._calls, watched=True)
 
     def _call(self, rates: Rates, path: bool) -> np.ndarray:
-        """One compiled call; the next one's rows are gathered meanwhile."""
-        upcoming = self._upcoming or self._gather(self._calls)
-        call, rows = upcoming.result()
+        """One compiled call; meanwhile another thread readies the next one.
+
+        That thread writes back the rows of the call before and fetches those of the next, at random
+        places of tables that may be large; rows of both are handed on directly.
+        """
+        ready = (self._upcoming or self._prepare(self._calls)).result()
+        self._agreement = ready.agreement
+        given = self._handed_on(ready)
         self._calls += 1
-        self._upcoming = self._gather(self._calls)
-        given = {name: self._tables.take(name, index) for name, index in rows.items()}
-        elbo, moved = self._program.run(call, given, rates, path=path)
-        for name, index in rows.items():
-            self._tables.put(name, index, moved[name])
+        self._upcoming = self._prepare(self._calls, ready.drawn.rows)
+        elbo, moved = self._program.run(ready.drawn.call, given, rates, path=path)
+        self._moved = _Rows(ready.drawn.rows, moved)
         return elbo
 
-    def _gather(self, call: int) -> Future[Drawn]:
-        # A stream of its own for each call: where a run goes on, its position is a number.
-        rng = np.random.default_rng([self._seed, 1, call])
-        return self._host.submit(self._feed.draw, rng, self._size)
+    def _handed_on(self, ready: _Ready) -> dict[str, Table]:
+        """The tables' rows for a call, up to date with the call before it."""
+        if self._moved is None:
+            return ready.taken
+        out = {}
+        for name, table in ready.taken.items():
+            moved, (here, there) = self._moved.tables[name], ready.shared[name]
+            if ready.drawn.rows[name] is None:
+                table = moved
+            else:
+                for mine, theirs in zip(table, moved, strict=True):
+                    mine[here] = theirs[there]
+            out[name] = table
+        return out
+
+    def _prepare(
+        self,
+        call: int,
+        before: Mapping[str, np.ndarray | None] | None = None,
+        *,
+        watched: bool = False,
+    ) -> Future[_Ready]:
+        """Has the other thread ready a call, of which the one before it has the rows `before`."""
+        pending, record = self._moved, CHUNK // self._size
+
+        def ready() -> _Ready:
+            if pending is not None:
+                self._put(pending)
+            if call % record == 0 and not watched:
+                self._movement.record()
+            # A stream of its own for each call: where a run goes on, its position is a number.
+            rng = np.random.default_rng([self._seed, 1, call])
+            drawn = self._feed.draw(rng, self._size)
+            taken = {name: self._tables.take(name, index) for name, index in drawn.rows.items()}
+            shared = {name: _shared(index, before, name) for name, index in drawn.rows.items()}
+            return _Ready(drawn, taken, shared, self._movement.agreement())
+
+        return self._host.submit(ready)
+
+    def _put(self, rows: _Rows) -> None:
+        for name, index in rows.indices.items():
+            self._tables.put(name, index, rows.tables[name])
+
+    def _settle(self) -> None:
+        """Brings the tables up to date, between two calls."""
+        if self._upcoming is not None:
+            self._upcoming.result()
+        if self._moved is not None:
+            self._put(self._moved)
 
     def _rebased(self, weights: Arrays) -> Arrays:
         """Weights of the same guide, in which a step fits the posterior's present scale."""
@@ -180,3 +250,16 @@ def initial_weights(plan: GuidePlan, seed: int, dtype: str) -> Arrays:
         drawn = initial_parameters(dict(block.parameters), rng, dtype)
         weights |= {f"{block.name}/{name}": value for name, value in drawn.items()}
     return weights
+
+
+def _shared(
+    rows: np.ndarray | None, before: Mapping[str, np.ndarray | None] | None, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the rows that two calls have in common, in either; both are in order."""
+    other = before[name] if before else None
+    if rows is None or other is None:
+        nothing = np.zeros(0, np.int64)
+        return nothing, nothing
+    place = np.minimum(np.searchsorted(other, rows), len(other) - 1)
+    here = np.flatnonzero(other[place] == rows)
+    return here, place[here]

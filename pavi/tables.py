@@ -84,7 +84,8 @@ class TableStore:
     """Free tables on the host, a row for each copy and a last one for padding.
 
     A row and its optimizer's state lie side by side, so that to fetch one costs the same however
-    many there are. All start at zero: memory is taken by the rows that were ever drawn.
+    many there are. All start at zero, written at once: memory that was only promised would be
+    handed out page by page in the steps.
 
     Args:
         plan: the plan.
@@ -94,14 +95,15 @@ class TableStore:
     def __init__(self, plan: GuidePlan, dtype: str) -> None:
         self._columns = {b.name: b.table_width for b in plan.blocks if b.table_width}
         self.packed: dict[str, np.ndarray] = {
-            name: np.zeros((plan.block(name).copies + 1, 4 * width + 2), dtype)
+            name: np.full((plan.block(name).copies + 1, 4 * width + 2), 0.0, dtype)
             for name, width in self._columns.items()
         }
 
     def take(self, name: str, rows: np.ndarray | None) -> Table:
         """Rows of a table, those of all copies where None."""
         packed = self.packed[name]
-        return self._unpacked(name, packed[:-1] if rows is None else packed[rows])
+        taken = packed[:-1] if rows is None else np.take(packed, rows, axis=0, mode="clip")
+        return self._unpacked(name, taken)
 
     def put(self, name: str, rows: np.ndarray | None, table: Table) -> None:
         """Writes rows back where they were taken."""
@@ -128,4 +130,4 @@ class TableStore:
     def _unpacked(self, name: str, packed: np.ndarray) -> Table:
         width = self._columns[name]
         edges = np.cumsum([width, width, width, 1, width])
-        return Table(*np.split(packed, edges, axis=1))
+        return Table(*(np.ascontiguousarray(x) for x in np.split(packed, edges, axis=1)))

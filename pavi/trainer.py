@@ -146,16 +146,7 @@ class Trainer:
             if not resume:
                 kept.clear()
             found = kept.latest()
-        run = Run(
-            self.plan,
-            self.data,
-            self._adapter,
-            self._sampler,
-            self._settings,
-            self._learning_rate,
-            self._seed,
-            steps,
-        )
+        run = self.run(steps)
         try:
             if found is not None:
                 run.restore(*found)
@@ -175,6 +166,25 @@ class Trainer:
             converged=run.verdict.converged,
             verdict=run.verdict.reason,
             seconds=run.seconds,
+        )
+
+    def run(self, steps: int | Literal["auto"]) -> Run:
+        """A fit at its beginning, to be advanced by hand, a record of steps at a time.
+
+        Raises:
+            PaviError: no backend.
+        """
+        if self._adapter is None:
+            raise PaviError("This Trainer has no backend; give backend='numpyro' or 'tfp'.")
+        return Run(
+            self.plan,
+            self.data,
+            self._adapter,
+            self._sampler,
+            self._settings,
+            self._learning_rate,
+            self._seed,
+            steps,
         )
 
     def _identity(self, steps: int | str) -> dict[str, Any]:
