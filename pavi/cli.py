@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,6 +117,13 @@ def main() -> None:
     "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True
 )
 @_ENCODING
+@click.option(
+    "--checkpoint",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for checkpoints; a fit that was stopped goes on from the newest one.",
+)
+@click.option("--fresh", is_flag=True, help="Start anew, whatever checkpoints there are.")
+@click.option("--dry-run", is_flag=True, help="Say what the fit will cost, after a short probe.")
 @click.option("--progress/--no-progress", default=True, help="Show a progress bar.")
 def fit(
     file: Path,
@@ -127,6 +135,9 @@ def fit(
     output: Path | None,
     dtype: Literal["float32", "float64"],
     encoding: Encoding | None,
+    checkpoint: Path | None,
+    fresh: bool,
+    dry_run: bool,
     progress: bool,
 ) -> None:
     """Fits the model that FILE defines and prints the posterior of its globals.
@@ -145,7 +156,8 @@ def fit(
     folder = output or Path("runs") / f"{file.stem}-{backend}"
     _check_draws(model, model.data.bind(model.graph), draws, dtype)
     _check_output(folder)
-    posterior = pavi.fit(
+    run = partial(
+        pavi.fit,
         model.graph,
         model.data,
         backend=backend,
@@ -156,6 +168,10 @@ def fit(
         dtype=dtype,
         progress=progress,
     )
+    if dry_run:
+        click.echo(str(run(dry_run=True)))
+        return
+    posterior = run(checkpoint=checkpoint, resume=not fresh)
     # The weights come first: whatever fails from here on, the fit is not lost.
     unsaved: Exception | None = None
     try:

@@ -118,6 +118,10 @@ class Run:
             self._constant = self._latest if self.schedule.cooling else None
         return count
 
+    def program_bytes(self) -> int | None:
+        """Bytes that the compiled programs need, where the framework tells."""
+        return self._program.memory()
+
     def fitted(self) -> tuple[Arrays, Arrays]:
         """Averaged weights and tables."""
         self._settle()

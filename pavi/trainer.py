@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from tqdm import tqdm
@@ -18,6 +18,7 @@ from pavi.checkpoint import SECONDS, Checkpoints, stop_requests
 from pavi.data import Data
 from pavi.errors import PaviError
 from pavi.family import Family
+from pavi.forecast import Forecast, expect, probed
 from pavi.graph import PlateGraph
 from pavi.lowering import lower
 from pavi.objective import Gradient
@@ -103,6 +104,7 @@ class Trainer:
         sizes = sampler.sizes if sampler else self.data.sizes
         particles = int(num_particles or _particles(self.plan, sizes))
         self._settings = Settings(particles, gradient, dtype)
+        self._expected = expect(self.plan, self.data, sizes, particles, dtype)
         self._learning_rate, self._seed = float(learning_rate), int(seed)
 
     def initial(self) -> Arrays:
@@ -139,6 +141,7 @@ class Trainer:
         if steps != "auto" and not _is_integer(steps, 1):
             raise PaviError(f"steps={steps!r}: expected a positive integer or 'auto'.")
         steps = steps if steps == "auto" else int(steps)
+        self._expected.check()
         kept: Checkpoints | None = None
         found = None
         if checkpoint is not None:
@@ -167,6 +170,26 @@ class Trainer:
             verdict=run.verdict.reason,
             seconds=run.seconds,
         )
+
+    def forecast(self, steps: int | Literal["auto"] = "auto", *, probe: bool = True) -> Forecast:
+        """What a fit will cost, after a short probe.
+
+        Args:
+            steps: number of steps of the fit, or `"auto"`.
+            probe: whether to compile and take a few steps, for the time and the memory of one.
+
+        Raises:
+            PaviError: the fit cannot be held in memory; or no backend to probe.
+        """
+        forecast = self._expected
+        forecast.check()
+        if not probe:
+            return forecast
+        run = self.run(steps)
+        try:
+            return probed(run, forecast, None if steps == "auto" else int(steps))
+        finally:
+            run.close()
 
     def run(self, steps: int | Literal["auto"]) -> Run:
         """A fit at its beginning, to be advanced by hand, a record of steps at a time.
@@ -218,6 +241,48 @@ def _advance(run: Run, bar: Any, kept: Checkpoints | None) -> None:
         signal.raise_signal(received[0])
 
 
+@overload
+def fit(
+    graph: PlateGraph,
+    data: Data,
+    *,
+    backend: str,
+    family: Family | None = ...,
+    batch: Mapping[str, int] | None = ...,
+    steps: int | Literal["auto"] = ...,
+    num_particles: int | None = ...,
+    learning_rate: float = ...,
+    gradient: Gradient = ...,
+    seed: int = ...,
+    dtype: Literal["float32", "float64"] = ...,
+    progress: bool = ...,
+    checkpoint: str | Path | None = ...,
+    resume: bool = ...,
+    dry_run: Literal[False] = ...,
+) -> Posterior: ...
+
+
+@overload
+def fit(
+    graph: PlateGraph,
+    data: Data,
+    *,
+    backend: str,
+    family: Family | None = ...,
+    batch: Mapping[str, int] | None = ...,
+    steps: int | Literal["auto"] = ...,
+    num_particles: int | None = ...,
+    learning_rate: float = ...,
+    gradient: Gradient = ...,
+    seed: int = ...,
+    dtype: Literal["float32", "float64"] = ...,
+    progress: bool = ...,
+    checkpoint: str | Path | None = ...,
+    resume: bool = ...,
+    dry_run: Literal[True],
+) -> Forecast: ...
+
+
 def fit(
     graph: PlateGraph,
     data: Data,
@@ -234,7 +299,8 @@ def fit(
     progress: bool = True,
     checkpoint: str | Path | None = None,
     resume: bool = True,
-) -> Posterior:
+    dry_run: bool = False,
+) -> Posterior | Forecast:
     """Fits a plate-amortized guide to a model and its data.
 
     Args:
@@ -253,9 +319,11 @@ def fit(
         progress: whether to show a progress bar.
         checkpoint: a folder for checkpoints; Ctrl-C and SIGTERM save one before they end the fit.
         resume: whether to go on from the newest checkpoint in the folder, if there is one.
+        dry_run: whether to say only what the fit will cost, after a short probe.
 
     Returns:
-        The posterior, whose `converged` and `verdict` say whether to believe it.
+        The posterior, whose `converged` and `verdict` say whether to believe it; with `dry_run` a
+        `Forecast`.
 
     Raises:
         PaviError: see `Trainer`.
@@ -272,6 +340,8 @@ def fit(
         seed=seed,
         dtype=dtype,
     )
+    if dry_run:
+        return trainer.forecast(steps)
     return trainer.fit(steps, progress=progress, checkpoint=checkpoint, resume=resume)
 
 

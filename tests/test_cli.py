@@ -144,7 +144,10 @@ def test_fit_draws_two_pictures(model: Path, fitted: list[FakePosterior]) -> Non
 
 
 def test_fit_passes_its_options_on(model: Path, fitted: list[FakePosterior]) -> None:
-    options = "--steps 70 --seed 3 --batch group=2 --dtype float64 --encoding free --no-progress"
+    options = (
+        "--steps 70 --seed 3 --batch group=2 --dtype float64 --encoding free --no-progress "
+        "--checkpoint kept --fresh"
+    )
     assert run("fit", model, "--backend", "numpyro", *options.split()).exit_code == 0
     given = fitted[0].options
     assert given.pop("family").encoding == "free"
@@ -155,7 +158,18 @@ def test_fit_passes_its_options_on(model: Path, fitted: list[FakePosterior]) -> 
         "seed": 3,
         "dtype": "float64",
         "progress": False,
+        "checkpoint": Path("kept"),
+        "resume": False,
     }
+
+
+def test_a_dry_run_prints_the_forecast_and_writes_nothing(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(pavi), "fit", lambda *_, dry_run, **__: f"a forecast {dry_run}")
+    result = run("fit", model, "--backend", "tfp", "--dry-run")
+    assert (result.exit_code, result.stdout) == (0, "a forecast True\n")
+    assert not (model.parent / "runs").exists()
 
 
 def test_fit_says_that_it_did_not_converge(model: Path, fitted: list[FakePosterior]) -> None:

@@ -78,6 +78,9 @@ class Program(Protocol):
     def weights(self, *, averaged: bool) -> Arrays:
         """The shared weights: their running average, or the last iterate."""
 
+    def memory(self) -> int | None:
+        """Bytes that the programs compiled so far need, None where the framework does not tell."""
+
     def state(self) -> Arrays:
         """All that changes from step to step besides the tables, for `restore`."""
 

@@ -95,6 +95,20 @@ class JaxProgram:
         host: Arrays = jax.tree.map(np.asarray, state.average if averaged else state.weights)
         return host
 
+    def memory(self) -> int | None:
+        """Bytes that the programs compiled so far need: arguments, results, what lies between."""
+        done = [f.result() for f in self._executables.values() if f.done() and not f.exception()]
+        stats = [x for x in (executable.memory_analysis() for executable in done) if x is not None]
+        if not stats:
+            return None
+        return max(
+            x.argument_size_in_bytes
+            + x.output_size_in_bytes
+            + x.temp_size_in_bytes
+            - x.alias_size_in_bytes
+            for x in stats
+        )
+
     def state(self) -> Arrays:
         """All that changes from step to step besides the tables, for `restore`."""
         state = self._existing("state")

@@ -92,6 +92,10 @@ class TensorFlowProgram:
         chosen = state.average if averaged else state.weights
         return {name: w.numpy() for name, w in self._split(chosen).items()}
 
+    def memory(self) -> int | None:
+        """TensorFlow does not tell."""
+        return None
+
     def state(self) -> Arrays:
         """All that changes from step to step besides the tables, for `restore`."""
         return {name: variable.numpy() for name, variable in self._variables("state").items()}
