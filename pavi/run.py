@@ -122,10 +122,10 @@ class Run:
         """Bytes that the compiled programs need, where the framework tells."""
         return self._program.memory()
 
-    def fitted(self) -> tuple[Arrays, Arrays]:
-        """Averaged weights and tables."""
+    def fitted(self, *, averaged: bool = True) -> tuple[Arrays, Arrays]:
+        """Weights and tables: averaged, or the last iterate."""
         self._settle()
-        return self._program.weights(averaged=True), self._tables.values(averaged=True)
+        return self._program.weights(averaged=averaged), self._tables.values(averaged=averaged)
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """All that another process needs to go on, between two records: JSON and arrays."""

@@ -1,0 +1,120 @@
+"""A run hands every row on to the call that sees it next, wherever it is on its way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pavi
+from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, dist, feed
+from pavi.backends.base import Rates
+from pavi.run import Run
+from pavi.schedule import CHUNK
+from pavi.tables import Table
+
+
+class Counting:
+    """A program whose steps add 1 to every row that they see, and that counts how often it did."""
+
+    name = "counting"
+
+    def __init__(self, groups: int) -> None:
+        self.seen = np.zeros(groups, int)
+        self.calls = 0
+
+    def program(self, *_: Any) -> Any:
+        return self
+
+    def initialise(self, *_: Any) -> None:
+        pass
+
+    def rebase(self, _: Any) -> None:
+        pass
+
+    def weights(self, *, averaged: bool) -> dict[str, np.ndarray]:
+        return {}
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"seen": self.seen.copy()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        self.seen = state["seen"].copy()
+
+    def run(
+        self, call: Any, tables: dict[str, Table], rates: Rates, *, path: bool
+    ) -> tuple[np.ndarray, dict[str, Table]]:
+        self.calls += 1
+        steps = len(rates.learning)
+        out = {name: Table(*(part.copy() for part in table)) for name, table in tables.items()}
+        for step in range(steps):
+            if call is None:
+                self.seen += 1
+                out["group"].value[:] += 1
+                continue
+            self.seen[call.batch.indices["group"][step]] += 1
+            out["group"].value[call.places["group"][step]] += 1
+        return np.zeros(steps), out
+
+
+def trainer(groups: int, batch: int | None) -> pavi.Trainer:
+    graph = PlateGraph(
+        [Plate("group")],
+        [
+            Latent("mean", dist.Normal(0.0, 1.0)),
+            Latent("effect", lambda mean: dist.Normal(mean, 1.0), plates="group"),
+            Observed("y", lambda effect: dist.Normal(effect, 1.0), plates="group"),
+        ],
+    )
+    return pavi.Trainer(
+        graph,
+        Data({"y": np.zeros(groups)}),
+        backend=None,
+        family=Family(encoding="free"),
+        batch={"group": batch} if batch else None,
+    )
+
+
+def run_of(own: pavi.Trainer, program: Counting) -> Run:
+    return Run(own.plan, own.data, program, own._sampler, own._settings, 0.01, 0, 10**6)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("small_calls", [False, True])
+@pytest.mark.parametrize(("groups", "batch"), [(12, None), (12, 5), (1000, 3), (40_000, 7)])
+def test_every_row_has_as_many_updates_as_it_was_drawn(
+    groups: int, batch: int | None, small_calls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if small_calls:
+        monkeypatch.setattr(feed, "CALL_BYTES", 4000)
+    own, program = trainer(groups, batch), Counting(groups)
+    run = run_of(own, program)
+    for _ in range(3):
+        run.advance()
+    _, tables = run.fitted(averaged=False)
+    run.close()
+    assert program.seen.sum() == 3 * CHUNK * (batch or groups)
+    assert (program.calls > 3) == (small_calls and batch is not None)
+    np.testing.assert_array_equal(tables["group"][:-1, 0], program.seen)
+
+
+@pytest.mark.parametrize("batch", [None, 5])
+def test_a_run_goes_on_where_it_was_kept(batch: int | None) -> None:
+    own, program = trainer(3000, batch), Counting(3000)
+    run = run_of(own, program)
+    run.advance()
+    description, arrays = run.state()
+    arrays = {name: array.copy() for name, array in arrays.items()}
+    run.advance()
+    run.advance()
+    whole = run.fitted(averaged=False)[1]["group"]
+    run.close()
+    other = run_of(own, Counting(3000))
+    other.restore(description, arrays)
+    other.advance()
+    other.advance()
+    np.testing.assert_array_equal(other.fitted(averaged=False)[1]["group"], whole)
+    np.testing.assert_array_equal(other.state()[1]["program:seen"], program.seen)
+    for name in ("history:step", "history:elbo", "movement:000", "movement:001"):
+        np.testing.assert_array_equal(other.state()[1][name], run.state()[1][name])
+    other.close()
