@@ -16,17 +16,21 @@ from pavi import elements, storage
 from pavi.backends.base import Arrays, Functions, HostObjects, get_adapter
 from pavi.batch import Batch
 from pavi.binding import BoundData
+from pavi.cells import whole_plates
 from pavi.data import Data
 from pavi.encoders import initial_table
 from pavi.errors import DataError, FamilyError
+from pavi.export import Fitted, export
+from pavi.export_request import Request
 from pavi.graph import PlateGraph
 from pavi.guide import noise_shapes
 from pavi.lowering import lower
 from pavi.noise import Noise
-from pavi.plan import GuidePlan, evidence_beyond
+from pavi.plan import GuidePlan
 from pavi.schedule import History
 from pavi.subsampling import full_batch, subset
-from pavi.tables import table_rows
+from pavi.summaries import STATISTICS, Summary
+from pavi.tables import rows_of
 
 # Numbers held at once while drawing, per chunk of draws.
 _CHUNK_NUMBERS = 20_000_000
@@ -104,12 +108,7 @@ class Posterior:
 
     def _rows(self, batch: Batch) -> Arrays:
         """Rows of the free tables in a batch, `{block: [*plates, columns]}`."""
-        out: Arrays = {}
-        for name, table in self.tables.items():
-            plates = self.plan.block(name).plates
-            sizes = [len(batch.indices[p]) for p in plates]
-            out[name] = table[table_rows(self.plan, name, batch)].reshape(*sizes, -1)
-        return out
+        return rows_of(self.plan, self.tables, batch)
 
     def _chunks(self, num_samples: int, seed: int, batch: Batch) -> Iterator[tuple[Arrays, int]]:
         """Noise in chunks of one size, and how many of each chunk's draws are wanted."""
@@ -188,12 +187,7 @@ class Posterior:
 
     def _reduced(self, chosen: Mapping[str, np.ndarray]) -> Batch:
         """A batch to draw the chosen elements on; it may hold others."""
-        whole: set[str] = set()
-        for block in self.plan.blocks:
-            if block.joint:
-                whole |= self.graph.reach(block.plates)
-            if block.evidence is not None:
-                whole |= evidence_beyond(self.graph, block.plates, block.evidence)
+        whole = whole_plates(self.plan)
         part = {plate: index for plate, index in chosen.items() if plate not in whole}
         # What lies within a reduced plate is reduced with it.
         for plate in list(part):
@@ -210,22 +204,15 @@ class Posterior:
         return {name: sd for name, (_, sd) in self._moments(num_samples, seed).items()}
 
     def _moments(self, num_samples: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Means and standard deviations, chunk by chunk (Chan's update), in float64."""
-        out: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        seen = 0
+        """Means and standard deviations, chunk by chunk, in float64."""
+        out: dict[str, Summary] = {}
         for noise, wanted in self._chunks(num_samples, seed, self._full):
             drawn = self._functions.sample(self.weights, self._rows(self._full), noise, self._full)
             for name, value in drawn.items():
-                value = value[:wanted].astype(np.float64)
-                mean, square = value.mean(0), ((value - value.mean(0)) ** 2).sum(0)
-                if name in out:
-                    old, old_square = out[name]
-                    delta = mean - old
-                    square = old_square + square + delta**2 * seen * wanted / (seen + wanted)
-                    mean = old + delta * wanted / (seen + wanted)
-                out[name] = mean, square
-            seen += wanted
-        return {n: (m, np.sqrt(s / max(seen - 1, 1))) for n, (m, s) in out.items()}
+                if name not in out:
+                    out[name] = Summary(value, ("mean", "sd"), held=0)
+                out[name].add(value[:wanted])
+        return {name: (summary.mean(), summary.sd()) for name, summary in out.items()}
 
     def quantile(
         self, q: float | Sequence[float], num_samples: int = 4000, *, seed: int = 0
@@ -235,6 +222,46 @@ class Posterior:
             raise DataError(f"q={q!r}: expected numbers between 0 and 1.")
         draws = self.sample(num_samples, seed=seed)
         return {name: np.quantile(value, q, axis=0) for name, value in draws.items()}
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        statistics: Sequence[str] = STATISTICS,
+        draws: int = 0,
+        quantiles: Sequence[float] = (0.05, 0.5, 0.95),
+        num_samples: int = 1000,
+        seed: int = 0,
+        variables: Sequence[str] | None = None,
+        memory: int = 1 << 28,
+        progress: bool = True,
+    ) -> Path:
+        """Writes the posterior to a Zarr store, at constant memory; `xarray.open_zarr` reads it.
+
+        Of a latent `theta`: `theta_mean`, `theta_sd`, `theta_quantile` and, with `draws`, `theta`,
+        named by plates, all of the joint draws that `sample` gives with this seed. Called again
+        with the same arguments, an export that was cut off goes on; until all is written, the
+        store's attribute `complete` is false.
+
+        Args:
+            path: a folder, new or of the same export.
+            statistics: of `"mean"`, `"sd"` and `"quantiles"`.
+            draws: how many of the draws to write.
+            quantiles: which quantiles.
+            num_samples: number of draws that the statistics are taken over.
+            seed: seed of the noise.
+            variables: latents to write, all by default.
+            memory: about how many bytes to take.
+            progress: whether to show a progress bar.
+
+        Raises:
+            DataError: an argument is not what it can be, or a cell takes more than `memory`.
+            StorageError: the folder holds something else, or cannot be written to.
+        """
+        request = Request(statistics, draws, quantiles, num_samples, seed, variables)
+        parts = (self.plan, self.data, self._functions, self.weights, self.tables)
+        fitted = Fitted(*parts, self.backend, self.dtype)
+        return export(fitted, path, request, memory=memory, progress=progress)
 
     def elbo(self, num_samples: int = 1000, *, seed: int = 0) -> tuple[float, float]:
         """The ELBO of the full model, and the standard error of that estimate."""

@@ -94,7 +94,7 @@ class Sampler:
         self._graph, self._sizes, self._dtype = bound.graph, bound.sizes, dtype
         self._batch = dict(batch)
         check_batch(bound, batch)
-        _check_paths(bound, batch)
+        check_paths(bound, batch)
         self._members = bound.members
         self._anchor = {p: self._nearest(p) for p in self._ordered_plates()}
         self._positions: dict[str, np.ndarray] = {}
@@ -279,7 +279,7 @@ def check_batch(bound: BoundData, batch: Mapping[str, int]) -> None:
             )
 
 
-def _check_paths(bound: BoundData, batch: Mapping[str, int]) -> None:
+def check_paths(bound: BoundData, batch: Mapping[str, int]) -> None:
     """Raises unless each row has one element only of every plate that is drawn.
 
     A row with two, as a rating by a user of one country of a film of another one, is in a batch of

@@ -80,6 +80,17 @@ def table_rows(plan: GuidePlan, block: str, batch: Batch) -> Array:
     return ops.where(padding, ops.zeros_like(flat) + int(np.prod(sizes)), flat)
 
 
+def rows_of(
+    plan: GuidePlan, tables: Mapping[str, np.ndarray], batch: Batch
+) -> dict[str, np.ndarray]:
+    """Rows of each table that belong to a batch, `{block: [*plates, columns]}`."""
+    out: dict[str, np.ndarray] = {}
+    for name, table in tables.items():
+        sizes = [len(batch.indices[p]) for p in plan.block(name).plates]
+        out[name] = table[table_rows(plan, name, batch)].reshape(*sizes, -1)
+    return out
+
+
 class TableStore:
     """Free tables on the host, a row for each copy and a last one for padding.
 
