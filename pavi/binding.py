@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
-from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,8 @@ from pavi.checks import check_finite, check_support, fill_missing
 from pavi.errors import DataError, did_you_mean
 from pavi.fingerprints import digest
 from pavi.graph import PlateGraph, Variable
+from pavi.lazy import Source, Value, is_mapped
+from pavi.reading import LazyValues, Sample, lazy_values
 from pavi.sizes import Members, missing_membership, plate_sizes
 
 if TYPE_CHECKING:
@@ -28,14 +29,15 @@ class BoundData:
     Attributes:
         graph: the graph they are bound to.
         sizes: number of elements of every plate.
-        values: `[*plates, *event]` of every covariate and observed variable, as given; where an
-            observed value is missing, a value from its support stands in. Read-only copies; of a
-            memory map the map itself.
+        values: `[*plates, *event]` of every covariate and observed variable in memory, as given;
+            where an observed value is missing, a value from its support stands in. Read-only
+            copies.
         masks: for every observed variable whether each draw is present,
             `[*plates, *event without the axes of one draw]`; None if all are.
         members: `members[plate][owner]`, int64 `[plate]`: position of each row's owner, for the
             owners at all levels.
         coords: labels of the plates' elements, where they were given.
+        lazy: the covariates and observed variables that are not in memory.
     """
 
     graph: PlateGraph
@@ -44,6 +46,13 @@ class BoundData:
     masks: dict[str, np.ndarray | None]
     members: Members
     coords: dict[str, np.ndarray]
+    lazy: LazyValues
+
+    def looked_at(self) -> dict[str, Sample]:
+        """Every array with what is present of it; of what is not in memory a sample of rows."""
+        whole = {n: Sample(value, self.masks.get(n)) for n, value in self.values.items()}
+        known = {**whole, **self.lazy.samples}
+        return {v.name: known[v.name] for v in (*self.graph.covariates, *self.graph.observed)}
 
     def fingerprint(self, dtype: str = "float64") -> str:
         """SHA-256 over sizes, names, shapes and contents; see `fingerprints`."""
@@ -51,7 +60,9 @@ class BoundData:
         return sha256(repr(parts).encode()).hexdigest()
 
     def fingerprints(self, dtype: str = "float64") -> dict[str, str]:
-        """SHA-256 of each array's shape and contents; a very large array enters by a sample.
+        """SHA-256 of each array's shape and contents.
+
+        A very large array enters by a sample, as one that is not in memory does.
 
         Args:
             dtype: floating dtype in which values are compared, that of a run: data stored in
@@ -60,8 +71,9 @@ class BoundData:
         Returns:
             By the name of a variable, `"which of y are missing"`, or `"members of home in county"`.
         """
-        out = {name: digest(value, dtype) for name, value in self.values.items()}
-        for name, mask in self.masks.items():
+        out = {}
+        for name, (value, mask) in self.looked_at().items():
+            out[name] = digest(value, dtype)
             if mask is not None:
                 out[f"which of {name} are missing"] = digest(mask, "bool")
         for plate, owners in self.members.items():
@@ -79,28 +91,40 @@ class BoundData:
             missing = f", {int(mask.size - mask.sum())} missing" if mask is not None else ""
             kind = self.graph.variables[name].kind
             lines.append(f"  {kind} {name}: {value.dtype}{list(value.shape)}{missing}")
+        for name in self.lazy.names:
+            kind, source = self.graph.variables[name].kind, self.lazy.kind(name)
+            what = f"{self.lazy.dtypes[name]}{list(self.lazy.shape(name))}"
+            lines.append(f"  {kind} {name}: {what}, read by rows from a {source}")
         return "\n".join(lines)
 
 
 def bind(data: Data, graph: PlateGraph, *, need_outcomes: bool = True) -> BoundData:
     """Checks `data` against `graph`; see `Data.bind`."""
     _check_names(data, graph)
-    arrays = {v.name: _oriented(data, v) for v in (*graph.covariates, *graph.observed)}
-    given = _checked_members(data, graph)
-    sizes = plate_sizes(data, graph, arrays, given)
-    members = _composed(graph, _direct(graph, given, sizes), given)
+    known = (*graph.covariates, *graph.observed)
+    given = {v.name: _oriented(data, v) for v in known if v.name in data.values}
+    asked = tuple(v.name for v in known if v.name not in given)
+    index = _checked_members(data, graph)
+    sizes = plate_sizes(data, graph, given, index)
+    members = _composed(graph, _direct(graph, index, sizes), index)
+    sources = {name: value for name, value in given.items() if isinstance(value, Source)}
+    lazy = lazy_values(graph, sizes, sources, data.rows, asked, need_outcomes=need_outcomes)
+    arrays = {name: value for name, value in given.items() if not isinstance(value, Source)}
     values: dict[str, np.ndarray] = {}
     masks: dict[str, np.ndarray | None] = {}
     for covariate in graph.covariates:
-        check_finite(covariate, arrays[covariate.name])
-        values[covariate.name] = arrays[covariate.name]
-    for observed in graph.observed:
+        if covariate.name in arrays:
+            check_finite(covariate, arrays[covariate.name])
+            values[covariate.name] = arrays[covariate.name]
+    observed_arrays = [v for v in graph.observed if v.name in arrays]
+    for observed in observed_arrays:
         name = observed.name
         values[name], masks[name] = fill_missing(
             graph, observed, arrays[name], need_outcomes=need_outcomes
         )
-    for observed in graph.observed:
-        check_support(graph, observed, values, masks[observed.name], members)
+    positions = {f"{p}/{o}": rows for p, owners in members.items() for o, rows in owners.items()}
+    for observed in observed_arrays:
+        check_support(graph, observed, values, masks[observed.name], positions)
     coords = {p: v for p, v in data.coords.items() if p in graph.plates}
     # What the caller does with these arrays from now on is no business of a fit's.
     return BoundData(
@@ -110,6 +134,7 @@ def bind(data: Data, graph: PlateGraph, *, need_outcomes: bool = True) -> BoundD
         {name: None if mask is None else _frozen(mask) for name, mask in masks.items()},
         {plate: _owned(owners) for plate, owners in members.items()},
         _owned(coords),
+        lazy,
     )
 
 
@@ -127,8 +152,13 @@ def _check_names(data: Data, graph: PlateGraph) -> None:
             f"The data hold a value for {name!r}, which is no covariate or observed variable of "
             f"the graph. Leave it out, or add it to the graph.{did_you_mean(name, known)}"
         )
+    if data.rows is not None and all(name in data.values for name in known):
+        raise DataError(
+            "Data(rows=...) has nothing to give: `values` holds every covariate and observed "
+            "variable. Leave one of the two out."
+        )
     for name in known:
-        if name not in data.values:
+        if name not in data.values and data.rows is None:
             variable = graph.variables[name]
             raise DataError(
                 f"The data hold no value for the {variable.kind} variable {name!r}, wanted an "
@@ -159,7 +189,7 @@ def _closest(name: str, given: Mapping[str, Any], known: list[str]) -> str:
     return did_you_mean(name, unknown) if unknown else ""
 
 
-def _oriented(data: Data, variable: Variable) -> np.ndarray:
+def _oriented(data: Data, variable: Variable) -> Value:
     """The variable's array as numbers, its axes in the order of the graph."""
     array = data.values[variable.name]
     if array.dtype.kind not in "biuf":
@@ -177,7 +207,8 @@ def _oriented(data: Data, variable: Variable) -> np.ndarray:
                 f"to the plate's name, or change `plates`."
             )
         rest = [d for d in dims if d not in variable.plates]
-        array = np.transpose(array, [dims.index(d) for d in (*variable.plates, *rest)])
+        order = tuple(dims.index(d) for d in (*variable.plates, *rest))
+        array = array.transposed(order) if isinstance(array, Source) else np.transpose(array, order)
     lead = len(variable.plates)
     if array.ndim != variable.rank or array.shape[lead:] != variable.event:
         raise DataError(
@@ -287,19 +318,9 @@ def _follow(direct: Members, path: tuple[str, ...]) -> np.ndarray:
 
 def _owned(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Read-only arrays that share no memory with the caller's, memory maps excepted."""
-    return {k: _frozen(v.view() if _is_mapped(v) else np.array(v)) for k, v in arrays.items()}
+    return {k: _frozen(v.view() if is_mapped(v) else np.array(v)) for k, v in arrays.items()}
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
     array.flags.writeable = False
     return array
-
-
-def _is_mapped(array: np.ndarray) -> bool:
-    """Whether an array is a view of a file, which may be larger than the memory."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap):
-            return True
-        base = base.base
-    return isinstance(base, mmap)

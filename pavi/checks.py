@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,19 @@ from pavi.probing import FIRST, SECOND, constant_support, placeholder
 CHUNK = 1 << 20
 
 
-def check_finite(covariate: Covariate, value: np.ndarray) -> None:
+class Part(NamedTuple):
+    """Of which array some rows are, to name the element that is wrong.
+
+    Attributes:
+        shape: shape of the whole array.
+        rows: position in the whole of each row, for each of the leading axes.
+    """
+
+    shape: tuple[int, ...]
+    rows: tuple[np.ndarray, ...]
+
+
+def check_finite(covariate: Covariate, value: np.ndarray, part: Part | None = None) -> None:
     """Raises DataError where a covariate is NaN or infinite."""
     if value.dtype.kind != "f":
         return
@@ -30,10 +43,10 @@ def check_finite(covariate: Covariate, value: np.ndarray) -> None:
         if wrong.any():
             index = _first(wrong, start)
             raise DataError(
-                f"Covariate {covariate.name!r} {covariate.axes} of shape {value.shape} is "
-                f"{value[index]} at {_shown(index)}. Covariates must be finite: impute the value, "
-                f"drop the row, or declare the variable pavi.Observed with a distribution, where "
-                f"NaN means missing."
+                f"Covariate {covariate.name!r} {covariate.axes} {_of(value, part)} is "
+                f"{value[index]} at {_shown(index, part)}. Covariates must be finite: impute "
+                f"the value, drop the row, or declare the variable pavi.Observed with a "
+                f"distribution, where NaN means missing."
             )
 
 
@@ -57,52 +70,96 @@ def fill_missing(
     """
     if value.dtype.kind != "f":
         return value, None
+    mask = _present(graph, observed, value)
+    if mask is None:
+        return value, None
+    if need_outcomes and not mask.any():
+        raise DataError(all_missing(observed, value.shape))
+    filled = np.array(value)
+    filled[~mask] = stand_in(graph, observed, value, mask)
+    return filled, mask
+
+
+def fill_rows(
+    graph: PlateGraph, observed: Observed, value: np.ndarray, harmless: np.ndarray, part: Part
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """As `fill_missing`, for some rows of an array; see `stand_in` for what is harmless.
+
+    The mask is there wherever values may be missing, and not only where some are: other rows may
+    have some, and a compiled program takes arrays of the same names at every step.
+    """
+    if value.dtype.kind != "f":
+        return value, None
+    mask = _present(graph, observed, value, part)
+    if mask is None:
+        return value, np.ones(value.shape[: value.ndim - _draw_rank(graph, observed)], bool)
+    filled = np.array(value)
+    filled[~mask] = harmless
+    return filled, mask
+
+
+def stand_in(
+    graph: PlateGraph, observed: Observed, value: np.ndarray, mask: np.ndarray | None
+) -> np.ndarray:
+    """One draw that does no harm where an observation is missing: one of those present, if any."""
+    draw = value.shape[value.ndim - _draw_rank(graph, observed) :]
+    support = graph.constant_support(observed.name)
+    # 0 is a valid count whatever the number of trials; else any observation is as good
+    if support.discrete and bool(support.contains(np.zeros(()))):
+        return np.zeros(draw, value.dtype)
+    if mask is None:
+        return np.asarray(value.reshape(-1, *draw)[0])
+    if mask.any():
+        return np.asarray(value[np.unravel_index(int(mask.argmax()), mask.shape)])
+    return placeholder(graph.probe[observed.name].support, draw).astype(value.dtype)
+
+
+def all_missing(observed: Observed, shape: tuple[int, ...]) -> str:
+    """Says that there is no observation at all."""
+    return (
+        f"All observations of {observed.name!r} {observed.axes} of shape {shape} are "
+        f"missing. Leave the variable out of the graph, or declare it pavi.Latent."
+    )
+
+
+def _draw_rank(graph: PlateGraph, observed: Observed) -> int:
+    return graph.probe[observed.name].event_rank
+
+
+def _present(
+    graph: PlateGraph, observed: Observed, value: np.ndarray, part: Part | None = None
+) -> np.ndarray | None:
+    """Which draws are present, None if all are; raises at infinities and NaN that may not be."""
     any_missing = False
     for start, rows in _chunks(value):
         infinite = np.isinf(rows)
         if infinite.any():
             index = _first(infinite, start)
             raise DataError(
-                f"Observed {observed.name!r} {observed.axes} of shape {value.shape} is "
-                f"{value[index]} at {_shown(index)}. Observations must be finite: write NaN for a "
-                f"missing one, or dist.Censored for one beyond a limit."
+                f"Observed {observed.name!r} {observed.axes} {_of(value, part)} is "
+                f"{value[index]} at {_shown(index, part)}. Observations must be finite: write NaN "
+                f"for a missing one, or dist.Censored for one beyond a limit."
             )
         any_missing |= bool(np.isnan(rows).any())
     if not any_missing:
-        return value, None
+        return None
     children = graph.children(observed.name)
     if children:
         raise DataError(
             f"Observed {observed.name!r} {observed.axes} has missing values, but is a parent of "
             f"{children[0]!r}, which needs them all. Impute them, or drop these rows."
         )
-    draw_axes = tuple(range(-graph.probe[observed.name].event_rank, 0))
+    draw_axes = tuple(range(-_draw_rank(graph, observed), 0))
     absent = np.isnan(value)
-    mask = ~absent.any(axis=draw_axes)
     partly = absent.any(axis=draw_axes) & ~absent.all(axis=draw_axes)
     if partly.any():
         raise DataError(
-            f"Observed {observed.name!r} {observed.axes} of shape {value.shape} is partly "
-            f"missing at {_shown(_first(partly, 0))}: a draw of "
+            f"Observed {observed.name!r} {observed.axes} {_of(value, part)} is partly "
+            f"missing at {_shown(_first(partly, 0), part)}: a draw of "
             f"{type(graph.probe[observed.name]).__name__} is missing as a whole or not at all. "
             f"Write NaN for all of it, or impute it."
         )
-    if need_outcomes and not mask.any():
-        raise DataError(
-            f"All observations of {observed.name!r} {observed.axes} of shape {value.shape} are "
-            f"missing. Leave the variable out of the graph, or declare it pavi.Latent."
-        )
-    filled = np.array(value)
-    support = graph.constant_support(observed.name)
-    # 0 is a valid count whatever the number of trials; else any observation is as good
-    zero = support.discrete and bool(support.contains(np.zeros(())))
-    if zero:
-        filled[~mask] = 0.0
-    elif mask.any():
-        filled[~mask] = value[np.unravel_index(int(mask.argmax()), mask.shape)]
-    else:
-        filled = placeholder(graph.probe[observed.name].support, value.shape).astype(value.dtype)
-    return filled, mask
+    return np.asarray(~absent.any(axis=draw_axes))
 
 
 def check_support(
@@ -110,11 +167,20 @@ def check_support(
     observed: Observed,
     values: Mapping[str, np.ndarray],
     mask: np.ndarray | None,
-    members: Mapping[str, Mapping[str, np.ndarray]],
+    members: Mapping[str, np.ndarray],
+    part: Part | None = None,
 ) -> None:
     """Raises DataError where an observation lies outside the support of its distribution.
 
     Bounds that depend on covariates are looked up; those that depend on latents are left out.
+
+    Args:
+        graph: the graph.
+        observed: the variable.
+        values: of it and of its parents among the data.
+        mask: which draws to look at, all if None.
+        members: position of each row's owner, by `"plate/owner"`.
+        part: where the values are rows of larger arrays, those of this one.
     """
     value, spec = values[observed.name], graph.probe[observed.name]
     support = graph.constant_support(observed.name)
@@ -131,8 +197,8 @@ def check_support(
         if wrong.any():
             index = _first(wrong, start)
             raise DataError(
-                f"Observed {observed.name!r} {observed.axes} of shape {value.shape} is "
-                f"{value[index]} at {_shown(index)}, outside the support of "
+                f"Observed {observed.name!r} {observed.axes} {_of(value, part)} is "
+                f"{value[index]} at {_shown(index, part)}, outside the support of "
                 f"{type(spec).__name__}: {_limits(support, index, value)}"
                 f"{', both excluded' if isinstance(spec, Beta) else ''}. "
                 f"Correct the value, write NaN if it is missing, or choose another distribution."
@@ -152,10 +218,9 @@ def _support_given_data(
     graph: PlateGraph,
     observed: Observed,
     values: Mapping[str, np.ndarray],
-    members: Mapping[str, Mapping[str, np.ndarray]],
+    members: Mapping[str, np.ndarray],
 ) -> Support:
     """The support at the data, bounds that depend on latents infinite."""
-    index = {f"{p}/{o}": rows for p, owners in members.items() for o, rows in owners.items()}
     specs = []
     for setting in (FIRST, SECOND):
         parents = {}
@@ -167,14 +232,19 @@ def _support_given_data(
                     np.asarray(values[name], dtype=np.float64),
                     recipe,
                     observed.plates,
-                    index,
+                    members,
                     event_rank=len(parent.event),
                     child_event_rank=len(observed.event),
                 )
             else:
                 event = parent.event or (1,) * len(observed.event)
                 shape = (*(1,) * len(observed.plates), *event)
-                parents[name] = placeholder(graph.probe[name].support, shape, setting)
+                # A bound that it moves is infinite; a covariate may be yet to be read.
+                parents[name] = (
+                    np.full(shape, setting.known)
+                    if isinstance(parent, Covariate)
+                    else placeholder(graph.probe[name].support, shape, setting)
+                )
         with np.errstate(all="ignore"):
             specs.append(graph.spec(observed.name, parents))
     return constant_support(*specs)
@@ -205,7 +275,14 @@ def _first(where: np.ndarray, start: int) -> tuple[int, ...]:
     return tuple(int(i) + (start if axis == 0 else 0) for axis, i in enumerate(index))
 
 
-def _shown(index: tuple[int, ...]) -> str:
+def _of(value: np.ndarray, part: Part | None) -> str:
+    return f"of shape {value.shape if part is None else part.shape}"
+
+
+def _shown(index: tuple[int, ...], part: Part | None = None) -> str:
+    if part is not None:
+        known = [int(rows[i]) for rows, i in zip(part.rows, index, strict=False)]
+        index = (*known, *index[len(known) :])
     if not index:
         return "its only element"
     return f"index {index[0] if len(index) == 1 else index}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pavi.binding import BoundData, bind
 from pavi.errors import DataError
+from pavi.lazy import Value, as_array, as_value
 from pavi.sizes import repeated
 from pavi.sources import Columns, parts_of_dataset, parts_of_frame
 
@@ -26,7 +26,9 @@ class Data:
 
     Args:
         values: an array `[*plates, *event]` for every observed variable and covariate. NaN in an
-            observed one means missing. Arrays are kept as they are given, memory maps included.
+            observed one means missing. A NumPy memory map, a Zarr array or an xarray `DataArray`
+            that is not loaded is never read as a whole: a fit with `batch` reads the rows of each
+            step, and checks them then.
         members: `{"home": {"county": index}}`: for each row of a plate the position of its owner,
             integers from 0. An owner further up is found through those between, or from rows that
             have both.
@@ -34,25 +36,33 @@ class Data:
         coords: `{"county": labels}`: labels of a plate's elements.
         dims: `{"y": ("vertex", "subject")}`: names of an array's axes, where they are not in the
             order of the graph.
+        rows: a function for the variables that `values` does not have. It is given the positions
+            of the elements that a step sees, `{"county": positions, "home": positions}`, distinct
+            and in order, for every plate that one of these variables is on, and returns
+            `{name: array [*len of each plate's positions, *event]}` of all of them. The same
+            positions must give the same rows at any time. It is called in another thread than
+            the caller's. The sizes of plates that nothing else tells go into `sizes`.
 
     Raises:
         DataError: a value cannot be made an array. All else is found by `bind`.
     """
 
-    values: dict[str, np.ndarray]
+    values: dict[str, Value]
     members: dict[str, dict[str, np.ndarray]]
     sizes: dict[str, int]
     coords: dict[str, np.ndarray]
     dims: dict[str, tuple[str, ...]]
+    rows: Callable[[dict[str, np.ndarray]], Mapping[str, Any]] | None
 
     def __init__(
         self,
-        values: Mapping[str, Any],
+        values: Mapping[str, Any] | None = None,
         members: Mapping[str, Mapping[str, Any]] | None = None,
         sizes: Mapping[str, int] | None = None,
         coords: Mapping[str, Any] | None = None,
         *,
         dims: Mapping[str, Sequence[str]] | None = None,
+        rows: Callable[[dict[str, np.ndarray]], Mapping[str, Any]] | None = None,
     ) -> None:
         for argument, given in (("values", values), ("members", members), ("sizes", sizes)):
             if given is not None and not isinstance(given, Mapping):
@@ -66,16 +76,22 @@ class Data:
                     f"members[{plate!r}] must be a mapping from owner to index, got "
                     f'{type(owners).__name__}. Write members={{{plate!r}: {{"owner": index}}}}.'
                 )
+        if rows is not None and not callable(rows):
+            raise DataError(
+                f"Data(rows=...) must be a function from positions by plate to arrays by name, got "
+                f"{type(rows).__name__}. Arrays go into `values`."
+            )
         set_field = object.__setattr__  # the class is frozen
-        set_field(self, "values", {k: _array(k, v) for k, v in values.items()})
+        set_field(self, "values", {k: as_value(k, v) for k, v in (values or {}).items()})
         index = {
-            p: {o: _array(f"members[{p!r}][{o!r}]", v) for o, v in owners.items()}
+            p: {o: as_array(f"members[{p!r}][{o!r}]", v) for o, v in owners.items()}
             for p, owners in (members or {}).items()
         }
         set_field(self, "members", index)
         set_field(self, "sizes", dict(sizes or {}))
         set_field(self, "coords", {p: np.asarray(v) for p, v in (coords or {}).items()})
         set_field(self, "dims", {k: tuple(v) for k, v in (dims or {}).items()})
+        set_field(self, "rows", rows)
 
     def bind(self, graph: PlateGraph, *, need_outcomes: bool = True) -> BoundData:
         """The data checked against `graph`, with every plate's size and every membership.
@@ -156,37 +172,9 @@ class Data:
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name}{list(v.shape)}" for name, v in self.values.items())
         index = [f"{p} in {o}" for p, owners in self.members.items() for o in owners]
-        return f"Data({shapes}{'; ' if index else ''}{', '.join(index)})"
+        function = [] if self.rows is None else ["rows by a function"]
+        return f"Data({'; '.join(filter(None, (shapes, *function, ', '.join(index))))})"
 
 
 def _unique(labels: np.ndarray) -> bool:
     return labels.ndim == 1 and repeated(labels) is None
-
-
-def _array(name: str, value: Any) -> np.ndarray:
-    """`value` as an array: a view where it is one, masked and None as NaN."""
-    if np.ma.is_masked(value):
-        return np.where(np.ma.getmaskarray(value), np.nan, np.ma.getdata(value))
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"The value of {name!r} cannot be made an array: {error} Give a rectangular array; "
-            f"for groups of differing sizes, a flat one with a membership index."
-        ) from error
-    if array.dtype == object:
-        return _from_objects(array)
-    return array
-
-
-def _from_objects(array: np.ndarray) -> np.ndarray:
-    """Floats from objects, None and NA as NaN; unchanged where there is anything else."""
-    out = np.empty(array.shape)
-    for i, item in enumerate(array.ravel()):
-        if isinstance(item, Real):
-            out.flat[i] = float(item)
-        elif item is None or type(item).__name__ == "NAType":
-            out.flat[i] = np.nan
-        else:
-            return array
-    return out

@@ -75,7 +75,7 @@ class Feed:
         if self._sampler is None:
             return most
         numbers = sum(self._sampler.sizes[plate] * 3 for plate in self._sampler.rows)
-        for name in self._bound.values:
+        for name in (*self._bound.values, *self._bound.lazy.names):
             variable = self._plan.graph.variables[name]
             if set(variable.plates) & self._sampler.rows.keys():
                 sizes = [self._sampler.sizes[plate] for plate in variable.plates]
@@ -96,35 +96,55 @@ class Feed:
 
     def _gathered(self, selection: Selection) -> Batch:
         """`[steps, *rows, *event]` of all arrays on the plates drawn."""
+        drawn = {plate: self._ground(plate, index) for plate, index in selection.indices.items()}
 
         def gathered(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             out = {}
             for name, array in arrays.items():
                 plates = self._plan.graph.variables[name].plates
-                if set(plates) & selection.indices.keys():
-                    index = self._index(plates, selection)
-                    out[name] = np.asarray(array[index], self._dtype)
+                if set(plates) & drawn.keys():
+                    out[name] = np.asarray(array[self._index(plates, drawn)], self._dtype)
             return out
 
-        masks = {name: mask for name, mask in self._bound.masks.items() if mask is not None}
-        return Batch(
-            values=gathered(self._bound.values),
-            masks=gathered(masks),
+        bound = self._bound
+        masks = {name: mask for name, mask in bound.masks.items() if mask is not None}
+        variables = self._plan.graph.variables
+        lazy = [n for n in bound.lazy.names if set(variables[n].plates) & drawn.keys()]
+        read = bound.lazy.read_steps(lazy, drawn)
+        batch = Batch(
+            values=gathered(bound.values)
+            | {name: value.astype(self._dtype) for name, value in read.values.items()},
+            masks=gathered(masks)
+            | {name: mask.astype(self._dtype) for name, mask in read.masks.items()},
             members=dict(selection.members),
             indices=dict(selection.indices),
             weights=dict(selection.weights),
         )
+        self._check(batch)
+        return batch
 
-    def _index(self, plates: tuple[str, ...], selection: Selection) -> tuple[np.ndarray, ...]:
+    def _check(self, batch: Batch) -> None:
+        """Raises where an observation read for one of the steps is outside its support."""
+        lazy = self._bound.lazy
+        if batch.values.keys() & set(lazy.checked):
+            for step in range(len(next(iter(batch.indices.values())))):
+                own = Batch(*({name: v[step] for name, v in part.items()} for part in batch))
+                lazy.check(*together(self.resident, own))
+
+    def _ground(self, plate: str, index: np.ndarray) -> np.ndarray:
+        """Positions of the rows of each step; padding, whose weight is 0, reads one of the rows."""
+        size = self._bound.sizes[plate]
+        return np.where(index < size, index, np.minimum(index[:, :1], size - 1))
+
+    def _index(
+        self, plates: tuple[str, ...], drawn: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, ...]:
         """Where the rows of each step lie, one array an axis, that broadcast to all of them."""
         out = []
         for axis, plate in enumerate(plates):
-            size = self._bound.sizes[plate]
-            if plate in selection.indices:
-                # Padding reads some row, whose weight is 0.
-                index = np.minimum(selection.indices[plate], size - 1)
-            else:
-                index = np.arange(size)[None]
+            index = drawn.get(plate)
+            if index is None:
+                index = np.arange(self._bound.sizes[plate])[None]
             shape = [len(index)] + [1] * len(plates)
             shape[1 + axis] = index.shape[1]
             out.append(index.reshape(shape))

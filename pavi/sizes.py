@@ -10,6 +10,7 @@ import numpy as np
 
 from pavi.errors import DataError, PaviWarning
 from pavi.graph import PlateGraph
+from pavi.lazy import Value
 
 if TYPE_CHECKING:
     from pavi.data import Data
@@ -22,7 +23,7 @@ _LARGEST = "the largest index"
 
 
 def plate_sizes(
-    data: Data, graph: PlateGraph, arrays: Mapping[str, np.ndarray], given: Members
+    data: Data, graph: PlateGraph, arrays: Mapping[str, Value], given: Members
 ) -> dict[str, int]:
     """The size of every plate: by arrays, memberships, `sizes`, labels, else the largest index."""
     found: dict[str, tuple[int, str]] = {}

@@ -93,7 +93,8 @@ def parts_of_dataset(
             used.add(name)
     names = [name for name in map(str, dataset.data_vars) if name not in used]
     return {
-        "values": {name: dataset[name].data for name in names},
+        # not .data, which would read an array that is not in memory
+        "values": {name: dataset[name] for name in names},
         "members": index,
         "coords": labels,
         "dims": {name: tuple(map(str, dataset[name].dims)) for name in names},

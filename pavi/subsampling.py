@@ -9,7 +9,7 @@ step: where groups differ in size, rows are padded with weight 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +44,15 @@ def full_batch(bound: BoundData, dtype: str, without: frozenset[str] = frozenset
     """
     graph = bound.graph
     kept = {p: size for p, size in bound.sizes.items() if p not in without}
-    names = [n for n in bound.values if not without & set(graph.variables[n].plates)]
+    lazy = [n for n in bound.lazy.names if not without & set(graph.variables[n].plates)]
+    bound.lazy.check_whole(lazy, dtype)
+    return with_lazy(bound, _in_memory(bound, dtype, kept), lazy, dtype)
+
+
+def _in_memory(bound: BoundData, dtype: str, kept: Mapping[str, int]) -> Batch:
+    """All rows of what is in memory and lies on the plates `kept`, by their sizes."""
+    graph = bound.graph
+    names = [n for n in bound.values if kept.keys() >= set(graph.variables[n].plates)]
     masks = {n: bound.masks.get(n) for n in names}
     return Batch(
         values={n: np.asarray(bound.values[n], dtype) for n in names},
@@ -57,6 +65,29 @@ def full_batch(bound: BoundData, dtype: str, without: frozenset[str] = frozenset
         indices={plate: np.arange(size, dtype=np.int32) for plate, size in kept.items()},
         weights={plate: np.ones(size, dtype) for plate, size in kept.items()},
     )
+
+
+def with_lazy(bound: BoundData, batch: Batch, names: Sequence[str], dtype: str) -> Batch:
+    """A batch with the rows of variables that are not in memory, read and checked.
+
+    Args:
+        bound: validated data.
+        batch: the batch, without padding.
+        names: which variables to add.
+        dtype: floating dtype of the run.
+
+    Raises:
+        DataError: what is read is not what it should be, or cannot be read.
+    """
+    if not names:
+        return batch
+    read = bound.lazy.read(names, batch.indices)
+    full = batch._replace(
+        values={**batch.values, **{n: v.astype(dtype) for n, v in read.values.items()}},
+        masks={**batch.masks, **{n: m.astype(dtype) for n, m in read.masks.items()}},
+    )
+    bound.lazy.check(*full)
+    return full
 
 
 def gather(graph: PlateGraph, full: Batch, selection: Selection) -> Batch:
@@ -243,7 +274,8 @@ def subset(bound: BoundData, chosen: Mapping[str, np.ndarray], dtype: str) -> Ba
         A batch of NumPy arrays, without padding; the chosen elements keep their order.
     """
     sampler = Sampler(bound, {plate: len(index) for plate, index in chosen.items()}, dtype)
-    return gather(bound.graph, full_batch(bound, dtype), sampler.at(chosen))
+    batch = gather(bound.graph, _in_memory(bound, dtype, bound.sizes), sampler.at(chosen))
+    return with_lazy(bound, batch, bound.lazy.names, dtype)
 
 
 def without_replacement(rng: np.random.Generator, size: int, count: int) -> np.ndarray:

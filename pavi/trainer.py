@@ -359,10 +359,12 @@ def _particles(plan: GuidePlan, sizes: Mapping[str, int]) -> int:
 
 
 def standards(data: BoundData) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of each data array, over what is present."""
+    """Mean and standard deviation of each data array, over what is present.
+
+    Those of an array that is not in memory are over a sample of its rows.
+    """
     out: dict[str, tuple[float, float]] = {}
-    for name, value in data.values.items():
-        mask = data.masks.get(name)
+    for name, (value, mask) in data.looked_at().items():
         array = np.asarray(value)
         if mask is not None:
             array = array[mask]

@@ -211,18 +211,16 @@ def test_arrays_keep_their_dtype(dtype: str) -> None:
     assert Data({"y": value}).bind(observed(dist.Bernoulli(0.5))).values["y"].dtype == dtype
 
 
-def test_a_memory_map_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pavi.checks.CHUNK", 64)
-    y = np.memmap(tmp_path / "y", dtype=np.float32, mode="w+", shape=(1000,))
-    y[:] = np.arange(1000)
-    bound = Data({"y": y}).bind(observed(dist.Normal(0.0, 1.0)))
-    assert np.shares_memory(bound.values["y"], y)
-    y[997] = np.inf
-    with pytest.raises(pavi.DataError, match="index 997"):
-        Data({"y": y}).bind(observed(dist.Normal(0.0, 1.0)))
-    y[997] = -1.0
-    with pytest.raises(pavi.DataError, match="index 997"):
-        Data({"y": y}).bind(observed(dist.Poisson(1.0)))
+def test_a_membership_in_a_file_is_not_copied(tmp_path: Path) -> None:
+    graph = PlateGraph(
+        [Plate("group"), Plate("row", within="group")],
+        [Observed("y", dist.Normal(0.0, 1.0), plates="row")],
+    )
+    index = np.memmap(tmp_path / "index", dtype=np.int64, mode="w+", shape=(6,))
+    index[:] = [0, 1, 2, 0, 1, 2]
+    bound = Data({"y": np.zeros(6)}, {"row": {"group": index}}).bind(graph)
+    assert np.shares_memory(bound.members["row"]["group"], index)
+    assert not bound.members["row"]["group"].flags.writeable
 
 
 # --- frames -------------------------------------------------------------------------------------
