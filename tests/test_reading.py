@@ -336,6 +336,17 @@ def test_an_answer_that_goes_wrong_later_is_named(change: Any, words: str) -> No
     assert isinstance(error.value.__cause__, OSError) == (change is raising)
 
 
+def test_a_fit_ends_with_what_was_wrong_in_a_later_batch() -> None:
+    """Rows are read in another thread, whose errors must not be lost."""
+    pytest.importorskip("numpyro")
+    function = Later(raising)
+    data = Data({"z": np.zeros(GROUPS)}, {"row": {"group": OWNER}}, rows=function)
+    trainer = pavi.Trainer(table(), data, backend="numpyro", batch={"group": 5})
+    function.bound = True
+    with pytest.raises(DataError, match=r"rows\(.*raised OSError: the disk is gone"):
+        trainer.fit(5, progress=False)
+
+
 @pytest.mark.parametrize("change", [c for c, _ in BAD_ANSWERS.values()], ids=list(BAD_ANSWERS))
 def test_an_answer_that_is_wrong_at_once_is_named_when_the_data_are_bound(change: Any) -> None:
     function = Later(change)
