@@ -18,6 +18,7 @@ from pavi.batch import Batch
 from pavi.binding import BoundData
 from pavi.errors import DataError
 from pavi.plan import GuidePlan, evidence_beyond
+from pavi.reading import Read
 from pavi.subsampling import check_paths
 
 # Elements of a plate that are looked at together while rows are counted.
@@ -55,7 +56,7 @@ class Grid:
             plate: [p for p in self.lengths if p in bound.graph.reach((plate,))]
             for plate in bound.sizes
         }
-        self._shared: dict[str, np.ndarray] = {}
+        self._shared = Read({}, {})
         self._starts: dict[str, np.ndarray] = {}
         self._sorted: dict[str, bool] = {}
         for plate, roots in self._roots.items():
@@ -102,8 +103,6 @@ class Grid:
             dtype: floating dtype of the run.
         """
         bound, sizes = self._bound, self.sizes
-        variables = bound.graph.variables
-        masks = {n: m for n, m in bound.masks.items() if n in names and m is not None}
         members: dict[str, np.ndarray] = {}
         for plate, rows in cell.rows.items():
             for owner, ground in bound.members.get(plate, {}).items():
@@ -117,23 +116,17 @@ class Grid:
             plate: (index < bound.sizes[plate]).astype(dtype) for plate, index in indices.items()
         }
         resident = self._resident(dtype)
-        for name in names - self._shared.keys():
-            plates = variables[name].plates
-            if not any(self._roots[plate] for plate in plates):
-                # Read once: it may be a file.
-                self._shared[name] = self._read(bound.values[name], plates, cell, dtype)
-        return Batch(
-            values={
-                n: self._shared[n]
-                if n in self._shared
-                else self._read(bound.values[n], variables[n].plates, cell, dtype)
-                for n in names
-            },
-            masks={n: self._read(m, variables[n].plates, cell, dtype) for n, m in masks.items()},
+        read = self._read(cell, names, dtype)
+        batch = Batch(
+            values=read.values,
+            masks=read.masks,
             members={**resident.members, **members},
             indices={**resident.indices, **indices},
             weights={**resident.weights, **weights},
         )
+        if names & set(bound.lazy.names):
+            bound.lazy.check(*batch)
+        return batch
 
     def _resident(self, dtype: str) -> Batch:
         """What all cells have whole, values aside."""
@@ -151,24 +144,39 @@ class Grid:
             weights={plate: np.ones(sizes[plate], dtype) for plate in whole},
         )
 
-    def _read(self, array: Any, plates: tuple[str, ...], cell: Cell, dtype: str) -> np.ndarray:
-        """`[*plates, *event]` of a cell's rows; padding reads some row, whose weight is 0."""
-        rows = {
-            p: (cell.rows[p] if cell.count(p) else slice(0, 1)) for p in plates if p in cell.rows
-        }
-        spans = [rows.get(p, slice(None)) for p in plates]
-        # Slices first: of a memory map they are views, and what is taken of them is read alone.
-        value = array[tuple(s if isinstance(s, slice) else slice(None) for s in spans)]
+    def _read(self, cell: Cell, names: frozenset[str], dtype: str) -> Read:
+        """Rows of a cell, and which of them are present; what no cell parts is read once."""
+        bound, variables = self._bound, self._bound.graph.variables
+        parted = {n for n in names if any(self._roots[p] for p in variables[n].plates)}
+        wanted = names - self._shared.values.keys()
+        read = bound.lazy.read(
+            [n for n in bound.lazy.names if n in wanted],
+            {plate: self._present(cell, plate) for plate in cell.rows},
+        )
+        for name in wanted & bound.values.keys():
+            plates, mask = variables[name].plates, bound.masks.get(name)
+            read.values[name] = self._taken(bound.values[name], plates, cell)
+            if mask is not None:
+                read.masks[name] = self._taken(mask, plates, cell)
+        out = Read(
+            {n: value.astype(dtype) for n, value in read.values.items()} | self._shared.values,
+            {n: mask.astype(dtype) for n, mask in read.masks.items()} | self._shared.masks,
+        )
+        for kept, arrays in zip(self._shared, out, strict=True):
+            kept |= {n: array for n, array in arrays.items() if n not in parted}
+        return out
+
+    def _present(self, cell: Cell, plate: str) -> np.ndarray:
+        """Ground rows of a cell to read: padding, whose weight is 0, reads one of the others."""
+        rows = _ground(cell.rows[plate]) if cell.count(plate) else np.zeros(1, np.int64)
+        return _padded(rows, self.sizes[plate], int(rows[-1]))
+
+    def _taken(self, array: np.ndarray, plates: tuple[str, ...], cell: Cell) -> np.ndarray:
+        """Rows of an array in memory, `[*plates, *event]`."""
         for axis, plate in enumerate(plates):
-            if plate not in rows:
-                continue
-            index = rows[plate]
-            if not isinstance(index, slice):
-                value = np.take(value, index, axis)
-            if _count(index) < self.sizes[plate]:
-                place = np.minimum(np.arange(self.sizes[plate]), _count(index) - 1)
-                value = np.take(value, place, axis)
-        return np.asarray(value, dtype)
+            if plate in cell.rows:
+                array = np.take(array, self._present(cell, plate), axis)
+        return array
 
     def _places(self, cell: Cell, owner: str, ground: np.ndarray) -> np.ndarray:
         """Places in a cell of ground elements of an owner; the cell has all of them."""

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from pavi.backends.base import Arrays, Functions
 from pavi.batch import Batch
 from pavi.binding import BoundData
-from pavi.cells import Cell, Grid, part
+from pavi.cells import Cell, Grid, part, partable
 from pavi.errors import DataError, did_you_mean
 from pavi.export_request import Request
 from pavi.export_store import Store, Target
@@ -34,8 +34,16 @@ from pavi.tables import rows_of
 
 T = TypeVar("T")
 
-# Draws made at once where memory allows it: fewer of them cost more each.
-_DRAWS = 64
+# Numbers that are drawn at once. What is made on the way to more of them leaves the processor's
+# cache, and is memory that the system gives anew each time: they would cost twice as much each.
+_NUMBERS = 1 << 17
+# Draws made at once: noise of one element comes in pages, and fewer would cost more each.
+_DRAWS, _FEWEST_DRAWS = 32, 8
+# A cell holds so many times what all cells share, and draw again.
+_OWN_SHARE = 5
+# Memory for one number that is drawn, in units of its dtype: noise in float64, of the next draws
+# too, and what a compiled program makes of it, as measured with a natural encoding.
+_TEMPORARIES = 80
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ def export(
     if store.complete:
         return store.path
     if store.layout is None:
-        grid = part(fitted.plan, fitted.data, work.bytes, memory)
+        grid = work.grid(memory)
         cells, chunk = work.cells(grid), work.chunk(grid, memory)
         layout = {"lengths": grid.lengths, "draws_at_once": chunk}
         store.create(list(work.targets(grid)), work.coordinates(), layout, len(cells))
@@ -276,10 +284,18 @@ class _Work:
 
     # --- what it takes --------------------------------------------------------------------------
 
-    def bytes(self, sizes: Mapping[str, int]) -> float:
-        """About what a cell takes while it is drawn `_DRAWS` draws at a time."""
-        draws = min(_DRAWS, self._request.total)
-        return self._held_bytes(sizes) + draws * self._draw_bytes(sizes)
+    def grid(self, memory: int) -> Grid:
+        """Cells that are drawn fast, as far as they are within `memory`."""
+        plan, data = self._fitted.plan, self._fitted.data
+        roots = set(partable(plan, data))
+        inside = {p: 0 if roots & self._graph.reach((p,)) else n for p, n in data.sizes.items()}
+        wanted = max(_NUMBERS // _DRAWS, _OWN_SHARE * self._numbers(inside), 1)
+
+        def cost(sizes: Mapping[str, int]) -> float:
+            taken = self._held_bytes(sizes) + self._draw_bytes(sizes)
+            return max(taken / memory, self._numbers(sizes) / wanted)
+
+        return part(plan, data, cost, 1.0)
 
     def chunk(self, grid: Grid, memory: int) -> int:
         """How many draws of a cell to make at once.
@@ -298,7 +314,8 @@ class _Work:
                 "num_samples or draws, or statistics=('mean', 'sd'), of which none are held."
             )
         total = self._request.total
-        most = int(np.clip((memory - held) // draw, 1, total))
+        fast = max(_NUMBERS // max(self._numbers(grid.sizes), 1), _FEWEST_DRAWS)
+        most = int(min(fast, (memory - held) // draw, total))
         # In as many parts, which are then of one size.
         return -(-total // -(-total // most))
 
@@ -311,12 +328,16 @@ class _Work:
         return numbers * (self._request.held * np.dtype(self._fitted.dtype).itemsize + 3 * 8)
 
     def _draw_bytes(self, sizes: Mapping[str, int]) -> int:
-        """One draw of a cell: noise in float64, of the next piece too, and what is made of it."""
+        """One draw of a cell, while it is made."""
+        return self._numbers(sizes) * _TEMPORARIES * np.dtype(self._fitted.dtype).itemsize
+
+    def _numbers(self, sizes: Mapping[str, int]) -> int:
+        """Numbers that one draw is made of: noise and data."""
         numbers = sum(prod(shape) for shape in noise_shapes(self._fitted.plan, 1, sizes).values())
         for name in self._data:
             variable = self._graph.variables[name]
             numbers += prod((*(sizes[p] for p in variable.plates), *variable.event))
-        return numbers * (2 * 8 + 5 * np.dtype(self._fitted.dtype).itemsize)
+        return numbers
 
 
 def _data_read(plan: GuidePlan) -> frozenset[str]:

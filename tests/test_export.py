@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray
+from lazy_kinds import KINDS, Counted, of_kind
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy_backend import install, on_backend, random_posterior
 from small_models import rng
@@ -23,13 +24,13 @@ from pavi.cells import Grid, part
 from pavi.errors import BackendError, StorageError
 from pavi.export_store import Store
 
-# So little that cells of these models hold one or two elements.
-LITTLE = 12_000
-
 
 @pytest.fixture(autouse=True)
 def numpy_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
+    # Cells as small as can be, and some draws at a time: these models are drawn in one go.
+    monkeypatch.setattr(export_module, "_NUMBERS", 1)
+    monkeypatch.setattr(export_module, "_OWN_SHARE", 0)
 
 
 def crossed_cells(seed: int = 5) -> tuple[PlateGraph, pavi.Data]:
@@ -61,7 +62,7 @@ MODELS = {
 
 
 def exported(posterior: Posterior, path: Path, **options: Any) -> xarray.Dataset:
-    given = {"num_samples": 40, "draws": 7, "seed": 3, "memory": LITTLE, "progress": False}
+    given = {"num_samples": 40, "draws": 7, "seed": 3, "progress": False}
     assert posterior.export(path, **{**given, **options}) == path
     with xarray.open_zarr(path) as store:
         return store.load()
@@ -71,8 +72,7 @@ def exported(posterior: Posterior, path: Path, **options: Any) -> xarray.Dataset
 @pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
 def test_a_store_holds_what_is_drawn(name: str, tmp_path: Path) -> None:
     posterior = random_posterior(MODELS[name])
-    memory = 4 * LITTLE if name == "crossed, encoder" else LITTLE
-    store = exported(posterior, tmp_path / "out", quantiles=(0.1, 0.5), memory=memory)
+    store = exported(posterior, tmp_path / "out", quantiles=(0.1, 0.5))
     draws = posterior.sample(40, seed=3)
     for latent in posterior.graph.latents:
         draw = draws[latent.name]
@@ -96,7 +96,7 @@ def test_a_store_holds_what_is_drawn(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["dense, free", "crossed, free", "nested, missing", "three levels", "nested, free"]
 )
-def test_little_memory_means_many_cells_of_one_shape(
+def test_all_cells_have_one_shape(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     posterior = random_posterior(MODELS[name])
@@ -110,9 +110,23 @@ def test_little_memory_means_many_cells_of_one_shape(
         return sample(self, weights, rows, noise, batch)
 
     monkeypatch.setattr(type(posterior._functions), "sample", recorded)
-    store = exported(posterior, tmp_path / "out", statistics=("mean",), draws=0, memory=LITTLE // 2)
+    store = exported(posterior, tmp_path / "out", statistics=("mean",), draws=0)
     assert store.attrs["cells"] > 2
     assert all(shape == shapes[0] for shape in shapes)
+
+
+@pytest.mark.parametrize("name", ["dense, free", "crossed, free", "nested, free"])
+def test_little_memory_means_more_cells(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "_NUMBERS", 1 << 17)
+    posterior = random_posterior(MODELS[name])
+    much = exported(posterior, tmp_path / "much")
+    assert much.attrs["cells"] == 1
+    little = exported(posterior, tmp_path / "little", memory=8_000)
+    assert little.attrs["cells"] > 1
+    for array in much.data_vars:
+        assert_allclose(little[array], much[array], rtol=1e-9, atol=1e-12)
 
 
 def test_the_joint_is_kept(tmp_path: Path) -> None:
@@ -140,7 +154,7 @@ def test_all_cells_draw_the_same_globals(
         return seen[-1]
 
     monkeypatch.setattr(type(posterior._functions), "sample", recorded)
-    store = exported(posterior, tmp_path / "out", statistics=("mean",), draws=0, memory=LITTLE)
+    store = exported(posterior, tmp_path / "out", statistics=("mean",), draws=0)
     assert store.attrs["cells"] > 2
     pieces = len(seen) // store.attrs["cells"]
     for variable in globals_:
@@ -152,27 +166,30 @@ def test_all_cells_draw_the_same_globals(
             assert_array_equal(draw, draws[0])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["nested, missing", "dense", "three levels"])
+def test_of_data_that_are_not_in_memory_each_cell_reads_its_rows(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    posterior = random_posterior(MODELS[name])
+    graph, data = posterior.graph, MODELS[name].model()[1]
+    bound = of_kind(kind, graph, data, tmp_path).bind(graph)
+    lazy, expected = replace(posterior, data=bound), posterior.sample(40, seed=3)
+    store = exported(lazy, tmp_path / "out", statistics=(), draws=40)
+    assert store.attrs["cells"] > 1
+    for variable, draw in expected.items():
+        assert_allclose(store[variable].values, draw, rtol=1e-9, atol=1e-9)
+
+
 def test_only_the_rows_of_a_cell_are_read() -> None:
-    posterior = random_posterior(MODELS["dense, free"], "float32")
-
-    class Rows(np.ndarray):
-        """An array that records how much of it is looked at."""
-
-        sizes: list[int]
-
-        def __getitem__(self, key: Any) -> Any:
-            out = np.asarray(self)[key]
-            self.sizes.append(out.size)
-            return out
-
-    y = posterior.data.values["y"].view(Rows)
-    y.sizes = []
-    data = replace(posterior.data, values={"y": y})
-    grid = Grid(data, {"subject": 2, "vertex": 2})
+    graph, data = CASES["dense"].model()
+    counted = Counted(data.values["y"])
+    bound = pavi.Data({"y": counted.source}).bind(graph)
+    counted.reads.clear()
+    grid = Grid(bound, {"subject": 2, "vertex": 2})
     for cell in grid.cells():
-        batch = grid.batch(cell, frozenset({"y"}), "float32")
-        assert batch.values["y"].shape == (2, 2, 2)
-    assert max(y.sizes) <= 8
+        assert grid.batch(cell, frozenset({"y"}), "float32").values["y"].shape == (2, 2, 2)
+    assert counted.reads == [(2, 2), (2, 2), (1, 2), (1, 2)]
 
 
 def test_variables_and_statistics_are_those_asked_for(tmp_path: Path) -> None:
@@ -254,7 +271,7 @@ def test_a_resumed_export_is_one_that_was_never_cut_off(
     with monkeypatch.context() as patched:
         cut_after(patched, 1, Cut())
         with pytest.raises(Cut):
-            posterior.export(path, **options, memory=LITTLE, progress=False)
+            posterior.export(path, **options, progress=False)
     with xarray.open_zarr(path) as begun:
         assert begun.attrs["complete"] is False
     done = json.loads((path / ".zattrs").read_text())["cells_done"]
@@ -263,8 +280,9 @@ def test_a_resumed_export_is_one_that_was_never_cut_off(
     calls: list[int] = []
     batch = Grid.batch
     monkeypatch.setattr(Grid, "batch", lambda *given: calls.append(1) or batch(*given))
-    # Another limit of memory does not matter: cells stay what they were.
-    resumed = exported(posterior, path, memory=2 * LITTLE)
+    # Another limit of memory does not matter: what is written was parted by the one of then.
+    monkeypatch.setattr(export_module, "_NUMBERS", 1 << 17)
+    resumed = exported(posterior, path, memory=1 << 29)
     assert len(calls) == whole.attrs["cells"] - done
     xarray.testing.assert_identical(resumed, whole)
 
