@@ -115,7 +115,7 @@ def test_all_cells_have_one_shape(
     assert all(shape == shapes[0] for shape in shapes)
 
 
-@pytest.mark.parametrize("name", ["dense, free", "crossed, free", "nested, free"])
+@pytest.mark.parametrize("name", ["dense, free", "nested, free"])
 def test_little_memory_means_more_cells(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
