@@ -37,8 +37,8 @@ T = TypeVar("T")
 # Numbers that are drawn at once. What is made on the way to more of them leaves the processor's
 # cache, and is memory that the system gives anew each time: they would cost twice as much each.
 _NUMBERS = 1 << 17
-# Draws made at once: noise of one element comes in pages, and fewer would cost more each.
-_DRAWS, _FEWEST_DRAWS = 32, 8
+# Fewest draws at once, where memory allows it: the noise of fewer would cost more each.
+_DRAWS = 8
 # A cell holds so many times what all cells share, and draw again.
 _OWN_SHARE = 5
 # Memory for one number that is drawn, in units of its dtype: noise in float64, of the next draws
@@ -314,7 +314,7 @@ class _Work:
                 "num_samples or draws, or statistics=('mean', 'sd'), of which none are held."
             )
         total = self._request.total
-        fast = max(_NUMBERS // max(self._numbers(grid.sizes), 1), _FEWEST_DRAWS)
+        fast = max(_NUMBERS // max(self._numbers(grid.sizes), 1), _DRAWS)
         most = int(min(fast, (memory - held) // draw, total))
         # In as many parts, which are then of one size.
         return -(-total // -(-total // most))
