@@ -114,13 +114,17 @@ class Checkpoints:
 def stop_requests(*, enabled: bool = True) -> Iterator[list[int]]:
     """Signals that ask the process to end, collected instead of obeyed until the block is over.
 
-    SIGINT and SIGTERM, in the main thread; a second one of a kind is obeyed at once.
+    SIGINT and SIGTERM where they are not ignored, in the main thread; a second one of a kind is
+    obeyed at once.
     """
     received: list[int] = []
     if not enabled or threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {int(number): signal.getsignal(number) for number in numbers}
+    # What the process ignores, or what was set outside of Python, is left alone.
+    before = {k: v for k, v in before.items() if v not in (signal.SIG_IGN, None)}
 
     def collect(number: int, _: Any) -> None:
         received.append(number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -114,7 +115,7 @@ class Run:
         self._latest = self.schedule.consider(self.history, self._plan.num_latents, self._agreement)
         if not self.schedule.cooling or self._constant is None:
             # Averaging needs one basis, so the last change of it is before the cool-down.
-            self._program.rebase(self._rebased)
+            self._program.rebase(partial(rebased, self._plan))
             self._constant = self._latest if self.schedule.cooling else None
         return count
 
@@ -236,14 +237,15 @@ class Run:
         if self._moved is not None:
             self._put(self._moved)
 
-    def _rebased(self, weights: Arrays) -> Arrays:
-        """Weights of the same guide, in which a step fits the posterior's present scale."""
-        out = dict(weights)
-        for block in self._plan.blocks:
-            prefix = f"{block.name}/flow/"
-            own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-            out |= {prefix + name: value for name, value in block.flow.rebase(own).items()}
-        return out
+
+def rebased(plan: GuidePlan, weights: Arrays) -> Arrays:
+    """Weights of the same guide, in which a step fits the posterior's present scale."""
+    out = dict(weights)
+    for block in plan.blocks:
+        prefix = f"{block.name}/flow/"
+        own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        out |= {prefix + name: value for name, value in block.flow.rebase(own).items()}
+    return out
 
 
 def initial_weights(plan: GuidePlan, seed: int, dtype: str) -> Arrays:

@@ -239,6 +239,10 @@ def _advance(run: Run, bar: Any, kept: Checkpoints | None) -> None:
                 kept.save(int(run.history.step[-1]), *run.state())
     if received:
         signal.raise_signal(received[0])
+        # A handler that returns does not make half a fit a whole one.
+        if received[0] == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + received[0])
 
 
 @overload

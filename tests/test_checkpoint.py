@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,15 @@ def test_all_may_be_removed(tmp_path: Path) -> None:
     assert kept.latest() is None
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Python's own handler of SIGINT, which a test runner may have replaced."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_wait_for_the_end_of_the_block(number: signal.Signals) -> None:
     before = signal.getsignal(number)
@@ -99,9 +109,18 @@ def test_signals_wait_for_the_end_of_the_block(number: signal.Signals) -> None:
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.usefixtures("handlers")
 def test_a_second_signal_is_obeyed_at_once() -> None:
     with stop_requests() as received:
         os.kill(os.getpid(), signal.SIGINT)
         assert received == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stop_requests() as received:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert received == []

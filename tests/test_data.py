@@ -12,7 +12,6 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pavi
 from pavi import dist
 from pavi.data import BoundData, Data
 from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph

@@ -16,7 +16,7 @@ from small_models import rng
 import pavi
 from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, Posterior, dist
 from pavi.errors import StorageError
-from pavi.run import Run
+from pavi.run import Run, rebased
 from pavi.schedule import CHUNK
 
 FAMILY = Family(flow="none", hidden=4)
@@ -198,13 +198,13 @@ def test_rebasing_leaves_the_guide_as_it_is() -> None:
         name: value if "reference" in name else value + 0.3 * rng(73).normal(size=value.shape)
         for name, value in start.items()
     }
-    rebased = trainer._rebased(moved)
-    assert rebased.keys() == moved.keys()
+    found = rebased(trainer.plan, moved)
+    assert found.keys() == moved.keys()
     for block in trainer.plan.blocks:
         prefix = f"{block.name}/flow/"
         own, other = (
             {k.removeprefix(prefix): v for k, v in w.items() if k.startswith(prefix)}
-            for w in (moved, rebased)
+            for w in (moved, found)
         )
         x = rng(74).normal(size=(5, block.flow.size))
         width = block.flow.context_size
@@ -239,8 +239,10 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(
         return count
 
     monkeypatch.setattr(Run, "advance", interrupted)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         fit(backend, **options, checkpoint=tmp_path)
+    signal.signal(signal.SIGINT, handler)
     monkeypatch.undo()
     assert len(records) == 2
     resumed = fit(backend, **options, checkpoint=tmp_path)
