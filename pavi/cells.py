@@ -73,6 +73,10 @@ class Grid:
         """Into how many cells the rows of a plate are parted."""
         return prod(self.counts[p] for p in self._roots[plate])
 
+    def scatters(self, plate: str) -> bool:
+        """Whether the rows that a plate has in one cell lie among those of others."""
+        return not self._sorted.get(plate, True)
+
     def cells(self) -> Iterator[Cell]:
         """All cells, in an order that depends on the grid alone."""
         for place in product(*(range(n) for n in self.counts.values())):

@@ -53,6 +53,7 @@ OTHER_PACKAGES = (
     "matplotlib",
     "pandas",
     "xarray",
+    "zarr",
 )
 
 

@@ -39,6 +39,8 @@ T = TypeVar("T")
 _NUMBERS = 1 << 17
 # Fewest draws at once, where memory allows it: the noise of fewer would cost more each.
 _DRAWS = 8
+# Numbers of a chunk that each cell writes some rows of: it is read and written again by all.
+_SHARED_CHUNK = 1 << 18
 # A cell holds so many times what all cells share, and draw again.
 _OWN_SHARE = 5
 # Memory for one number that is drawn, in units of its dtype: noise in float64, of the next draws
@@ -166,16 +168,18 @@ class _Work:
             variable = self._graph.variables[name]
             dims = (*variable.plates, *_event_dims(name, variable.event))
             shape = (*(sizes[p] for p in variable.plates), *variable.event)
-            chunks = (
-                *(grid.lengths.get(p, -(-sizes[p] // grid.parts(p))) for p in variable.plates),
-                *variable.event,
-            )
+            rows = [grid.lengths.get(p, -(-sizes[p] // grid.parts(p))) for p in variable.plates]
             for array, lead in self._arrays(name):
+                chunks = [*lead.values(), *rows, *variable.event]
+                for axis, plate in enumerate(variable.plates, len(lead)):
+                    if grid.scatters(plate):
+                        more = _SHARED_CHUNK // max(prod(chunks), 1)
+                        chunks[axis] = min(sizes[plate], chunks[axis] * max(more, 1))
                 yield Target(
                     array,
                     (*lead, *dims),
                     (*lead.values(), *shape),
-                    (*lead.values(), *chunks),
+                    tuple(chunks),
                     self._fitted.dtype,
                 )
 

@@ -23,6 +23,8 @@ from pavi.errors import BackendError, StorageError
 
 FORMAT = 1
 _ATTRIBUTES, _CONSOLIDATED = ".zattrs", ".zmetadata"
+# How Zarr calls a file before it is whole.
+_PARTIAL = ".partial"
 # Zarr's compressor takes chunks of up to 2 GB.
 _CHUNK_BYTES = 1 << 29
 
@@ -63,6 +65,7 @@ class Store:
         self.complete, self.done, self._cells = False, 0, 0
         self.layout: dict[str, Any] | None = None
         self._group: Any = None
+        self._arrays: dict[str, Any] = {}
         found = self._found()
         if found is None:
             return
@@ -122,7 +125,9 @@ class Store:
     def write(self, name: str, region: tuple[slice | np.ndarray, ...], value: np.ndarray) -> None:
         """Writes a part of an array."""
         with self._writing():
-            array = self._group[name]
+            if name not in self._arrays:
+                self._arrays[name] = self._group[name]
+            array = self._arrays[name]
             array.set_orthogonal_selection(region, value.astype(array.dtype, copy=False))
 
     def advance(self) -> None:
@@ -134,10 +139,12 @@ class Store:
     def finish(self) -> None:
         """Says that all is written, once it is on the disk."""
         with self._writing():
-            if os.name != "nt":  # Windows syncs no file that is open for reading
-                for file in self.path.rglob("*"):
-                    if file.is_file():
-                        _sync(file)
+            for file in list(self.path.rglob("*")):
+                if file.name.endswith(_PARTIAL):
+                    # What was being written when an export was killed.
+                    file.unlink()
+                elif file.is_file() and os.name != "nt":  # Windows syncs no file open for reading
+                    _sync(file)
             group = self._open("r+")
             group.attrs.update({"complete": True})
             self._consolidate()
@@ -163,7 +170,7 @@ class Store:
             raise StorageError(f"{path} is a file, not a folder; export to a new folder.")
         names = {p.name for p in path.iterdir()} if path.exists() else set()
         # What is left of an export that was cut off before it could say what it is.
-        if all(name == ".zgroup" or name.endswith(".partial") for name in names):
+        if all(name == ".zgroup" or name.endswith(_PARTIAL) for name in names):
             return None
         try:
             found = json.loads((path / _ATTRIBUTES).read_text())

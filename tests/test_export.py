@@ -277,6 +277,9 @@ def test_a_resumed_export_is_one_that_was_never_cut_off(
     done = json.loads((path / ".zattrs").read_text())["cells_done"]
     assert done == 1 < whole.attrs["cells"]
 
+    # What Zarr leaves behind of a chunk that it was writing when it was killed.
+    torn = path / "mu_mean" / "0.5c3e.partial"
+    torn.write_bytes(b"half")
     calls: list[int] = []
     batch = Grid.batch
     monkeypatch.setattr(Grid, "batch", lambda *given: calls.append(1) or batch(*given))
@@ -285,6 +288,7 @@ def test_a_resumed_export_is_one_that_was_never_cut_off(
     resumed = exported(posterior, path, memory=1 << 29)
     assert len(calls) == whole.attrs["cells"] - done
     xarray.testing.assert_identical(resumed, whole)
+    assert not torn.exists()
 
 
 def test_a_finished_export_returns_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
