@@ -91,7 +91,7 @@ class Feed:
         places: dict[str, Array] = {}
         rows: dict[str, np.ndarray | None] = dict.fromkeys(self._tables)
         for name in (name for name, reduced in self._tables.items() if reduced):
-            rows[name], places[name] = self._places(name, selection, steps)
+            rows[name], places[name] = self._places(name, selection)
         return Drawn(Call(self._gathered(selection), places), rows)
 
     def _gathered(self, selection: Selection) -> Batch:
@@ -150,15 +150,11 @@ class Feed:
             out.append(index.reshape(shape))
         return tuple(out)
 
-    def _places(self, name: str, selection: Selection, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    def _places(self, name: str, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
         """The rows of a table that some steps touch, padded to one length, and their places."""
         copies = self._plan.block(name).copies
-        own = [
-            together(self.resident, Batch({}, {}, {}, {p: i[step] for p, i in drawn.items()}, {}))
-            for drawn in (selection.indices,)
-            for step in range(steps)
-        ]
-        ground = np.stack([table_rows(self._plan, name, batch) for batch in own])
+        steps = together(self.resident, Batch({}, {}, {}, selection.indices, {}))
+        ground = table_rows(self._plan, name, steps)
         length = min(ground.size, copies) + 1
         if length == copies + 1:
             return np.arange(copies + 1), ground.astype(np.int32)

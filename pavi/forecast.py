@@ -16,10 +16,8 @@ from pavi.errors import PaviError
 from pavi.plan import BlockPlan, GuidePlan
 from pavi.run import Run
 from pavi.schedule import CHUNK
+from pavi.tables import packed_width
 
-# Numbers that a row of a table takes beside its columns, and copies of each column: value, two
-# moments, average.
-_COLUMN_COPIES, _ROW_EXTRA = 4, 2
 # Copies of a step's intermediate arrays that are alive at once, at most, in what was measured.
 _ALIVE = 4
 
@@ -126,11 +124,7 @@ def expect(
         dtype: floating dtype of the run.
     """
     width = np.dtype(dtype).itemsize
-    tables = sum(
-        (b.copies + 1) * (_COLUMN_COPIES * b.table_width + _ROW_EXTRA)
-        for b in plan.blocks
-        if b.table_width
-    )
+    tables = sum((b.copies + 1) * packed_width(b.table_width) for b in plan.blocks if b.table_width)
     step = sum(_step_numbers(plan, block, sizes) for block in plan.blocks)
     return Forecast(
         latents=plan.num_latents,

@@ -42,6 +42,11 @@ class Table(NamedTuple):
     averaged: Array
 
 
+def packed_width(columns: int) -> int:
+    """Numbers of a row with its optimizer's state, side by side as `Table` orders them."""
+    return 4 * columns + 2
+
+
 def adam_rows(rows: Table, gradient: Array, rate: Array, averaging: Array = 0.0) -> Table:
     """Rows `[B, columns]` after one Adam step on a loss with the given gradient.
 
@@ -67,16 +72,16 @@ def adam_rows(rows: Table, gradient: Array, rate: Array, averaging: Array = 0.0)
 def table_rows(plan: GuidePlan, block: str, batch: Batch) -> Array:
     """Places in a block's table of the batch's rows, `[product of the plates' rows]`.
 
-    A row that is padding in any of its plates reads and writes the table's last row.
+    Indices `[steps, rows]` give the places of each step, `[steps, product of the plates' rows]`. A
+    row that is padding in any of its plates reads and writes the table's last row.
     """
     sizes = [plan.sizes[plate] for plate in plan.block(block).plates]
     indices = [batch.indices[plate] for plate in plan.block(block).plates]
     flat, padding = indices[0], indices[0] >= sizes[0]
     for size, index in zip(sizes[1:], indices[1:], strict=True):
-        flat = ops.reshape(ops.expand_dims(flat, 1) * size + ops.expand_dims(index, 0), (-1,))
-        padding = ops.reshape(
-            ops.expand_dims(padding, 1) | ops.expand_dims(index >= size, 0), (-1,)
-        )
+        place = ops.expand_dims(flat, -1) * size + ops.expand_dims(index, -2)
+        beyond = ops.expand_dims(padding, -1) | ops.expand_dims(index >= size, -2)
+        flat, padding = (ops.reshape(x, (*x.shape[:-2], -1)) for x in (place, beyond))
     return ops.where(padding, ops.zeros_like(flat) + int(np.prod(sizes)), flat)
 
 
@@ -106,7 +111,7 @@ class TableStore:
     def __init__(self, plan: GuidePlan, dtype: str) -> None:
         self._columns = {b.name: b.table_width for b in plan.blocks if b.table_width}
         self.packed: dict[str, np.ndarray] = {
-            name: np.full((plan.block(name).copies + 1, 4 * width + 2), 0.0, dtype)
+            name: np.full((plan.block(name).copies + 1, packed_width(width)), 0.0, dtype)
             for name, width in self._columns.items()
         }
 
