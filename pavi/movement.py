@@ -25,6 +25,11 @@ class Movement:
     Args:
         plan: the plan; tables whose rows are potentials are watched, residuals are not.
         tables: the tables.
+
+    Attributes:
+        agreement: correlation of the rows' moves in the last two windows of records; 0 before there
+            are two. Near 1 where they travel, 0 in a random walk, negative where they tremble about
+            a place.
     """
 
     def __init__(self, plan: GuidePlan, tables: TableStore) -> None:
@@ -34,6 +39,7 @@ class Movement:
             for block in plan.blocks
             if block.free_potential
         }
+        self.agreement = 0.0
         self._seen: deque[np.ndarray] = deque(maxlen=2 * WINDOW + 1)
 
     def record(self) -> None:
@@ -41,12 +47,9 @@ class Movement:
         values = [self._tables.take(name, rows).value for name, rows in self._rows.items()]
         if values:
             self._seen.append(np.concatenate([np.ravel(value) for value in values]))
+            self.agreement = self._correlation()
 
-    def agreement(self) -> float:
-        """Correlation of the rows' moves in the last two windows; 0 before there are two.
-
-        Near 1 where they travel, 0 in a random walk, negative where they tremble about a place.
-        """
+    def _correlation(self) -> float:
         if len(self._seen) < 3:
             return 0.0
         window = min(WINDOW, (len(self._seen) - 1) // 2)
@@ -63,3 +66,4 @@ class Movement:
         """Goes on from what `state` returned."""
         self._seen.clear()
         self._seen.extend(state[place] for place in sorted(state))
+        self.agreement = self._correlation()

@@ -71,6 +71,11 @@ class History:
         """The arrays, in order."""
         return self.step, self.elbo, self.elbo_se, self.skipped
 
+    def known(self) -> History:
+        """The records that tell something: calls that overflowed, or of one step, do not."""
+        known = np.isfinite(self.elbo) & np.isfinite(self.elbo_se)
+        return History(*(part[known] for part in self.parts()))
+
     def since(self, record: int) -> History:
         """The records from one on."""
         return History(*(part[record:] for part in self.parts()))
@@ -135,9 +140,7 @@ def judge(
         return Verdict(
             False, "the ELBO is not finite: look at the scale of the data and the priors"
         )
-    # Calls that overflowed, or of one step, tell nothing, and would make every comparison false.
-    known = np.isfinite(history.elbo) & np.isfinite(history.elbo_se)
-    history = History(*(part[known] for part in history.parts()))
+    history = history.known()
     if len(history.elbo) < 4:
         return Verdict(
             False,
@@ -153,7 +156,7 @@ def judge(
             f"{skipped:.0%} of the last steps had no finite gradient and were left out: look at "
             "the scale of the data and the priors, or lower the learning rate",
         )
-    floor = max(NATS_PER_LATENT * num_latents, NATS)
+    floor = _negligible(num_latents)
     words = (
         f"the ELBO moved by {rise:+.3g} +- {error:.2g} nats over the last "
         f"{2 * windows * CHUNK} steps at full rate"
@@ -194,16 +197,21 @@ def after_cooling(history: History, constant: Verdict, num_latents: int) -> Verd
         constant: the verdict on its constant phase.
         num_latents: ground latents of the model.
     """
-    known = np.isfinite(history.elbo) & np.isfinite(history.elbo_se)
-    elbo, error = history.elbo[known], history.elbo_se[known]
+    history = history.known()
+    elbo, error = history.elbo, history.elbo_se
     if not constant.fell or len(elbo) < 3:
         return constant
-    floor = max(NATS_PER_LATENT * num_latents, NATS)
+    floor = _negligible(num_latents)
     late, own = elbo[-2:].mean(), float(np.sqrt((error[-2:] ** 2).sum())) / 2
     best = (elbo - 3.0 * error)[:-2].max()
     if late + 3.0 * own < best - floor:
         return constant
     return Verdict(True, f"the ELBO fell at the full rate, and came back to {late:,.6g} after it")
+
+
+def _negligible(num_latents: int) -> float:
+    """Nats that no verdict turns on."""
+    return max(NATS_PER_LATENT * num_latents, NATS)
 
 
 class Schedule:

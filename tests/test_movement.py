@@ -27,7 +27,7 @@ def test_agreement_of_moves(speed: float, low: float, high: float) -> None:
     for step in range(60):
         noise[:] = speed * step * way + random.normal(size=noise.shape)
         movement.record()
-        found.append(movement.agreement())
+        found.append(movement.agreement)
     assert found[:2] == [0.0, 0.0]
     assert low < np.mean(found[2 * WINDOW :]) < high
 
@@ -38,4 +38,4 @@ def test_only_rows_that_stand_alone_are_watched() -> None:
     for step in range(10):
         store.packed["county"][:] = step
         movement.record()
-    assert movement.agreement() == 0.0
+    assert movement.agreement == 0.0
