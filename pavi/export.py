@@ -27,6 +27,7 @@ from pavi.export_request import Request
 from pavi.export_store import Store, Target
 from pavi.fingerprints import digest
 from pavi.guide import noise_shapes
+from pavi.integers import is_integer
 from pavi.noise import Noise
 from pavi.plan import GuidePlan
 from pavi.summaries import STATISTICS, Summary
@@ -77,7 +78,7 @@ def export(
     fitted: Fitted, path: str | Path, request: Request, *, memory: int, progress: bool
 ) -> Path:
     """Writes a posterior; see `Posterior.export`."""
-    if isinstance(memory, bool) or not isinstance(memory, int | np.integer) or memory < 1:
+    if not is_integer(memory, 1):
         raise DataError(f"export: memory={memory!r}: expected a positive number of bytes.")
     work = _Work(fitted, request)
     store = Store(Path(path), work.identity())

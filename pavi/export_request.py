@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pavi.errors import DataError
+from pavi.integers import is_integer
 from pavi.summaries import STATISTICS
 
 
@@ -42,8 +43,7 @@ class Request:
             )
         for name, least in (("draws", 0), ("num_samples", 1), ("seed", None)):
             value = getattr(self, name)
-            integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            if not integer or (least is not None and value < least):
+            if not is_integer(value, least):
                 kind = "an integer" if least is None else f"an integer of {least} or more"
                 raise DataError(f"export: {name}={value!r}: expected {kind}.")
         if not self.statistics and not self.draws:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from pavi.errors import FamilyError
+from pavi.integers import is_integer
 
 Encoding = Literal["auto", "free", "encoder", "encoder+free"]
 Structure = Literal["block", "prior", "mean_field"]
@@ -81,8 +82,9 @@ class Family:
 
     def _check_integer(self, name: str, least: int, wanted: str) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if not is_integer(value, least):
             raise FamilyError(f"Family({name}={value!r}) must be {wanted}.")
+        object.__setattr__(self, name, int(value))  # JSON has no integers of NumPy's
 
     def of(self, variable: str, option: str) -> Any:
         """The value of `option` for `variable`, with its override if there is one."""

@@ -20,6 +20,7 @@ from pavi.bijectors import GaussianPotential, PseudoConjugateAffine, solve_poten
 from pavi.encoders import PriorShift, deep_set_potential, free_potential, reference_shift
 from pavi.plan import BlockPlan, GuidePlan
 from pavi.potentials import natural_potential
+from pavi.prefixes import part_of
 from pavi.whitening import (
     from_whitened,
     merge_copies,
@@ -174,8 +175,7 @@ def _condition(
     `draw` holds the earlier blocks.
     """
     values = draw.values
-    prefix = f"{block.name}/"
-    own = {k[len(prefix) :]: v for k, v in params.items() if k.startswith(prefix)}
+    own = part_of(f"{block.name}/", params)
     context = _context(block, draw.base, batch, like)
     potential: GaussianPotential | None = None
     residual: Array | None = None
@@ -264,12 +264,8 @@ def _centre(
     return draw
 
 
-def _flow_params(given: _Conditional) -> dict[str, Array]:
-    return {k[len("flow/") :]: v for k, v in given.params.items() if k.startswith("flow/")}
-
-
 def _forward(block: BlockPlan, given: _Conditional, eps: Array) -> tuple[Array, Array]:
-    x, log_det = block.flow.forward_and_log_det(_flow_params(given), eps, given.context)
+    x, log_det = block.flow.forward_and_log_det(part_of("flow/", given.params), eps, given.context)
     if given.residual is not None:
         # The residual row moves and scales a copy in units of its own posterior.
         location, log_scale = _residual(block, given.residual)
@@ -291,7 +287,7 @@ def _inverse(block: BlockPlan, given: _Conditional, w: Array) -> tuple[Array, Ar
         location, log_scale = _residual(block, given.residual)
         w = (w - location) * ops.exp(-log_scale)
         log_det = log_det - ops.sum(log_scale, -1)
-    eps, extra = block.flow.inverse_and_log_det(_flow_params(given), w, given.context)
+    eps, extra = block.flow.inverse_and_log_det(part_of("flow/", given.params), w, given.context)
     return eps, log_det + extra
 
 

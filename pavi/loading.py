@@ -18,6 +18,7 @@ from pavi.family import Family
 from pavi.graph import PlateGraph
 from pavi.lowering import lower
 from pavi.posterior import Posterior
+from pavi.prefixes import part_of
 from pavi.schedule import History
 
 # What a description has; `Posterior.save` writes it.
@@ -115,8 +116,8 @@ def load(folder: str | Path, graph: PlateGraph, data: Data, *, backend: str) -> 
         plan=plan,
         data=bound,
         backend=backend,
-        weights=_part(arrays, "weights:"),
-        tables=_part(arrays, "tables:"),
+        weights=part_of("weights:", arrays),
+        tables=part_of("tables:", arrays),
         dtype=run["dtype"],
         history=history,
         converged=run["converged"],
@@ -141,7 +142,3 @@ def _check_data(folder: Path, run: dict[str, Any], bound: BoundData) -> None:
         f"{folder} was fitted to other data ({what}). Load it with the data it was fitted to, then "
         "use `encode` for other data."
     )
-
-
-def _part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

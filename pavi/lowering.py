@@ -13,6 +13,7 @@ from pavi.evidence import Found, Groups, find_evidence, joint_groups, slots
 from pavi.family import Family
 from pavi.graph import Latent, PlateGraph
 from pavi.plan import BlockPlan, ContextSlot, Evidence, GuidePlan, evidence_beyond
+from pavi.plates import GLOBALS
 
 _FLOW_LIMIT = 10
 # Globals start well inside their prior: draws of a wide prior make gradients of no use.
@@ -83,7 +84,7 @@ def _grouped(graph: PlateGraph, family: Family) -> dict[str, tuple[Latent, ...]]
     groups: dict[str, tuple[Latent, ...]] = {}
     names: dict[tuple[object, ...], str] = {}
     for latent in graph.latents:
-        plates = ",".join(latent.plates) or "globals"
+        plates = ",".join(latent.plates) or GLOBALS
         options = tuple(family.of(latent.name, o) for o in ("encoding", "encoder", "flow"))
         taken = family.structure != "block" or plates in groups
         name = names.setdefault((plates, options), latent.name if taken else plates)

@@ -24,9 +24,11 @@ from pavi.export import Fitted, export
 from pavi.export_request import Request
 from pavi.graph import PlateGraph
 from pavi.guide import noise_shapes
+from pavi.integers import is_integer
 from pavi.lowering import lower
 from pavi.noise import Noise
 from pavi.plan import GuidePlan
+from pavi.prefixes import prefixed
 from pavi.schedule import History
 from pavi.subsampling import full_batch, subset
 from pavi.summaries import STATISTICS, Summary
@@ -112,10 +114,9 @@ class Posterior:
 
     def _chunks(self, num_samples: int, seed: int, batch: Batch) -> Iterator[tuple[Arrays, int]]:
         """Noise in chunks of one size, and how many of each chunk's draws are wanted."""
-        integer = isinstance(num_samples, int | np.integer) and not isinstance(num_samples, bool)
-        if not integer or num_samples < 1:
+        if not is_integer(num_samples, 1):
             raise DataError(f"num_samples={num_samples!r}: expected a positive integer.")
-        if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
+        if not is_integer(seed):
             raise DataError(f"seed={seed!r}: expected an integer.")
         sizes = {plate: len(index) for plate, index in batch.indices.items()}
         shapes = noise_shapes(self.plan, 1, sizes)
@@ -365,8 +366,7 @@ class Posterior:
 
     def save(self, folder: str | Path) -> None:
         """Writes the run to a folder: weights in safetensors, the rest in JSON; atomically."""
-        arrays = {f"weights:{name}": value for name, value in self.weights.items()}
-        arrays |= {f"tables:{name}": value for name, value in self.tables.items()}
+        arrays = prefixed("weights:", self.weights) | prefixed("tables:", self.tables)
         storage.write(Path(folder), self._description(), arrays)
 
     def _description(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pavi.binding import BoundData
 from pavi.feed import Drawn, Feed
 from pavi.movement import Movement
 from pavi.plan import GuidePlan
+from pavi.prefixes import part_of, prefixed
 from pavi.schedule import CHUNK, History, Schedule, Verdict, after_cooling
 from pavi.subsampling import Sampler
 from pavi.tables import Table, TableStore
@@ -133,7 +134,6 @@ class Run:
         self._settle()
         description = {
             "calls": self._calls,
-            "agreement": self._agreement,
             "seconds": self.seconds,
             "schedule": self.schedule.state(),
             "latest": list(self._latest),
@@ -145,7 +145,9 @@ class Run:
             "history": vars(self.history),
             "movement": self._movement.state(),
         }
-        arrays = {f"{part}:{name}": x for part, own in parts.items() for name, x in own.items()}
+        arrays: Arrays = {}
+        for name, own in parts.items():
+            arrays |= prefixed(f"{name}:", own)
         return description, arrays
 
     def restore(self, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -154,21 +156,15 @@ class Run:
         Raises:
             KeyError: the state is not one of this run.
         """
-
-        def part(name: str) -> Arrays:
-            own = f"{name}:"
-            return {k.removeprefix(own): v for k, v in arrays.items() if k.startswith(own)}
-
-        self._program.restore(part("program"))
-        self._tables.restore(part("tables"))
-        self._movement.restore(part("movement"))
-        self.history = History(**part("history"))
+        self._program.restore(part_of("program:", arrays))
+        self._tables.restore(part_of("tables:", arrays))
+        self._movement.restore(part_of("movement:", arrays))
+        self.history = History(**part_of("history:", arrays))
         self.schedule.restore(description["schedule"])
         self._latest = Verdict(*description["latest"])
         constant = description["constant"]
         self._constant = Verdict(*constant) if constant else None
         self._calls, self._before = description["calls"], description["seconds"]
-        self._agreement = description["agreement"]
         # The rows were watched before they were kept.
         self._upcoming = self._prepare(self._calls, watched=True)
 
@@ -222,7 +218,7 @@ class Run:
             drawn = self._feed.draw(rng, self._size)
             taken = {name: self._tables.take(name, index) for name, index in drawn.rows.items()}
             shared = {name: _shared(index, before, name) for name, index in drawn.rows.items()}
-            return _Ready(drawn, taken, shared, self._movement.agreement())
+            return _Ready(drawn, taken, shared, self._movement.agreement)
 
         return self._host.submit(ready)
 
@@ -243,8 +239,7 @@ def rebased(plan: GuidePlan, weights: Arrays) -> Arrays:
     out = dict(weights)
     for block in plan.blocks:
         prefix = f"{block.name}/flow/"
-        own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-        out |= {prefix + name: value for name, value in block.flow.rebase(own).items()}
+        out |= prefixed(prefix, block.flow.rebase(part_of(prefix, weights)))
     return out
 
 
@@ -254,7 +249,7 @@ def initial_weights(plan: GuidePlan, seed: int, dtype: str) -> Arrays:
     weights: Arrays = {}
     for block in plan.blocks:
         drawn = initial_parameters(dict(block.parameters), rng, dtype)
-        weights |= {f"{block.name}/{name}": value for name, value in drawn.items()}
+        weights |= prefixed(f"{block.name}/", drawn)
     return weights
 
 

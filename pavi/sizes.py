@@ -10,6 +10,7 @@ import numpy as np
 
 from pavi.errors import DataError, PaviWarning
 from pavi.graph import PlateGraph
+from pavi.integers import is_integer
 from pavi.lazy import Value
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def plate_sizes(
             source = f"its membership in {owner!r} of shape {index.shape}"
             claim(plate, len(index), source)
     for plate, size in data.sizes.items():
-        if not _is_count(size):
+        if not is_integer(size, 0):
             raise DataError(
                 f"sizes[{plate!r}] must be a positive integer, got {size!r}. Write the number of "
                 f"elements of the plate."
@@ -73,12 +74,6 @@ def plate_sizes(
         for owner, index in owners.items():
             _check_range(plate, owner, index, *found[owner])
     return {plate: found[plate][0] for plate in graph.plates}
-
-
-def _is_count(size: object) -> bool:
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-        return False
-    return int(size) >= 0
 
 
 def _ranges(given: Members) -> dict[str, range]:

@@ -19,6 +19,7 @@ from pavi.batch import Batch
 from pavi.data import BoundData
 from pavi.errors import DataError
 from pavi.graph import PlateGraph
+from pavi.integers import is_integer
 
 Array = Any
 
@@ -300,7 +301,7 @@ def check_batch(bound: BoundData, batch: Mapping[str, int]) -> None:
                 f"{sorted(bound.sizes)}."
             )
         size = bound.sizes[plate]
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+        if not is_integer(count, 1):
             raise DataError(
                 f"batch={{{plate!r}: {count!r}}}: expected an integer between 1 and {size}."
             )

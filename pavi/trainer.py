@@ -12,7 +12,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from tqdm import tqdm
 
-from pavi.backends.base import Arrays, Settings, get_adapter
+from pavi.backends.base import Adapter, Arrays, Settings, get_adapter
 from pavi.binding import BoundData
 from pavi.checkpoint import SECONDS, Checkpoints, stop_requests
 from pavi.data import Data
@@ -20,6 +20,7 @@ from pavi.errors import PaviError
 from pavi.family import Family
 from pavi.forecast import Forecast, expect, probed
 from pavi.graph import PlateGraph
+from pavi.integers import is_integer
 from pavi.lowering import lower
 from pavi.objective import Gradient
 from pavi.plan import GuidePlan
@@ -75,14 +76,14 @@ class Trainer:
             raise PaviError(f"dtype={dtype!r}: expected 'float32' or 'float64'.")
         if gradient not in ("auto", "path", "total"):
             raise PaviError(f"gradient={gradient!r}: expected 'auto', 'path' or 'total'.")
-        if num_particles is not None and not _is_integer(num_particles, 1):
+        if num_particles is not None and not is_integer(num_particles, 1):
             raise PaviError(f"num_particles={num_particles!r}: expected a positive integer.")
         number = isinstance(learning_rate, int | float | np.number) and not isinstance(
             learning_rate, bool
         )
         if not (number and 0 < learning_rate < math.inf):
             raise PaviError(f"learning_rate={learning_rate!r}: expected a positive number.")
-        if not _is_integer(seed, 0) or seed >= 2**63:
+        if not is_integer(seed, 0) or seed >= 2**63:
             raise PaviError(f"seed={seed!r}: expected an integer between 0 and 2**63 - 1.")
         for name, value, kind in (("graph", graph, PlateGraph), ("data", data, Data)):
             if not isinstance(value, kind):
@@ -136,9 +137,8 @@ class Trainer:
             PaviError: no backend, or a number of steps that is not positive.
             StorageError: a checkpoint of another run.
         """
-        if self._adapter is None:
-            raise PaviError("This Trainer has no backend; give backend='numpyro' or 'tfp'.")
-        if steps != "auto" and not _is_integer(steps, 1):
+        adapter = self._present_adapter()
+        if steps != "auto" and not is_integer(steps, 1):
             raise PaviError(f"steps={steps!r}: expected a positive integer or 'auto'.")
         steps = steps if steps == "auto" else int(steps)
         self._expected.check()
@@ -161,7 +161,7 @@ class Trainer:
         return Posterior(
             plan=self.plan,
             data=self.data,
-            backend=self._adapter.name,
+            backend=adapter.name,
             weights=weights,
             tables=tables,
             dtype=self._settings.dtype,
@@ -197,18 +197,21 @@ class Trainer:
         Raises:
             PaviError: no backend.
         """
-        if self._adapter is None:
-            raise PaviError("This Trainer has no backend; give backend='numpyro' or 'tfp'.")
         return Run(
             self.plan,
             self.data,
-            self._adapter,
+            self._present_adapter(),
             self._sampler,
             self._settings,
             self._learning_rate,
             self._seed,
             steps,
         )
+
+    def _present_adapter(self) -> Adapter:
+        if self._adapter is None:
+            raise PaviError("This Trainer has no backend; give backend='numpyro' or 'tfp'.")
+        return self._adapter
 
     def _identity(self, steps: int | str) -> dict[str, Any]:
         """What a run is known by: all that its bits depend on."""
@@ -221,7 +224,7 @@ class Trainer:
             "learning_rate": self._learning_rate,
             "seed": self._seed,
             "steps": steps,
-            "backend": self._adapter.name if self._adapter else None,
+            "backend": self._present_adapter().name,
             "format": CHECKPOINT_FORMAT,
         }
 
@@ -347,12 +350,6 @@ def fit(
     if dry_run:
         return trainer.forecast(steps)
     return trainer.fit(steps, progress=progress, checkpoint=checkpoint, resume=resume)
-
-
-def _is_integer(value: object, least: int) -> bool:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        return False
-    return int(value) >= least
 
 
 def _particles(plan: GuidePlan, sizes: Mapping[str, int]) -> int:

@@ -11,6 +11,7 @@ from pavi import dist as distributions
 from pavi import ops
 from pavi.dist.spec import Spec
 from pavi.errors import GraphError
+from pavi.integers import is_integer
 from pavi.plates import Names, checked_name, checked_names
 
 Kind = Literal["latent", "observed", "covariate"]
@@ -197,12 +198,12 @@ def _checked_event(event: object, name: str) -> tuple[int, ...]:
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
         raise GraphError(f"Variable {name!r}: `event` must be a tuple of sizes, got {event!r}.")
     for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if not is_integer(size, 1):
             raise GraphError(
                 f"Variable {name!r}: `event` must hold positive integers, got {event!r}. "
                 f"Write event=() for a scalar and event=(3,) for a vector of three."
             )
-    return tuple(sizes)
+    return tuple(int(size) for size in sizes)
 
 
 def _arguments(name: str, distribution: object) -> tuple[str, ...]:
