@@ -165,7 +165,7 @@ def _add_rows(
     variable = graph.variables[observed]
     spec = evaluate_spec(graph, observed, known, batch, lead=2)
     value = observed_value(graph, observed, batch, lead=2)
-    rank = len(ops.shape(value))
+    rank = len(ops.shape(value)) - spec.event_rank
     predictors = spec.predictors()
     varying = [_varies(p, rank, total) for p in predictors]
     centres = tuple(p[:1] if v else p for p, v in zip(predictors, varying, strict=True))

@@ -46,7 +46,7 @@ class Beta(Spec):
         "concentration1": POSITIVE,
         "concentration0": POSITIVE,
     }
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
     _support: ClassVar[Support] = UNIT_INTERVAL
 
     def unconstrained_moments(self) -> tuple[Array, Array]:
@@ -112,7 +112,7 @@ class TruncatedNormal(Spec):
         "low": REAL,
         "high": REAL,
     }
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
 
     @property
     def support(self) -> Support:

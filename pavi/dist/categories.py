@@ -24,7 +24,7 @@ class Categorical(Spec):
     logits: Array | None = None
 
     parameter_supports: ClassVar[Mapping[str, Support]] = {"probs": SIMPLEX, "logits": REAL}
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_one(self, "probs", "logits")
@@ -85,7 +85,7 @@ class OrderedLogistic(Spec):
     cutpoints: Array
 
     parameter_supports: ClassVar[Mapping[str, Support]] = {"predictor": REAL, "cutpoints": ORDERED}
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
 
     @property
     def num_categories(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -13,19 +13,31 @@ from pavi.dist.moments import mixture_moments
 from pavi.dist.spec import Array, Spec, TailedSpec, promote
 from pavi.dist.supports import SIMPLEX, Support, hull, same_bounds
 from pavi.errors import GraphError
+from pavi.integers import is_integer
 
 
 @dataclass(frozen=True, repr=False)
 class Mixture(Spec):
-    """A mixture of K specs, weights `[..., K]`; which component is summed out.
+    """A mixture of K specs; which of them a draw is from is summed out.
 
     The components have supports of one kind. Where an observed variable's differ in their bounds,
     as Binomial(5, p) and Binomial(10, p) do, the mixture's goes from the lowest to the highest of
     them, and a component has density 0 outside of its own.
+
+    Its predictors are the log weights. They inform a natural encoding where all components have a
+    density that is written on `ops`; the components' own parameters are no predictors.
+
+    Attributes:
+        weights: `[..., K]`.
+        components: K specs.
+        reinterpreted_batch_ndims: how many trailing axes of the components belong to one draw, as
+            of `tfd.Independent`: a mixture of `Normal`s over vectors, not over each of their
+            elements, has 1.
     """
 
     weights: Array
     components: tuple[Spec, ...]
+    reinterpreted_batch_ndims: int = 0
 
     parameter_supports: ClassVar[Mapping[str, Support]] = {"weights": SIMPLEX}
 
@@ -37,6 +49,11 @@ class Mixture(Spec):
             raise GraphError(
                 f"Mixture: `weights` must have one entry for each component on its last axis, "
                 f"[..., {len(self.components)}]; given shape {given}."
+            )
+        if not is_integer(self.reinterpreted_batch_ndims, 0):
+            raise GraphError(
+                "Mixture: `reinterpreted_batch_ndims` must be 0 or a positive integer; given "
+                f"{self.reinterpreted_batch_ndims!r}."
             )
         kinds = {(type(c.support).__name__, c.event_rank) for c in self.components}
         if len(kinds) > 1:
@@ -58,7 +75,42 @@ class Mixture(Spec):
 
     @property
     def event_rank(self) -> int:
-        return self.components[0].event_rank
+        return self.components[0].event_rank + self.reinterpreted_batch_ndims
+
+    @property
+    def has_potential(self) -> bool:
+        return all(hasattr(component, "log_density") for component in self.components)
+
+    def predictors(self) -> tuple[Array, ...]:
+        if not self.has_potential:
+            return ()
+        log_weights = self._log_weights()
+        return tuple(log_weights[..., k] for k in range(len(self.components)))
+
+    def with_predictors(self, predictors: tuple[Array, ...]) -> Self:
+        if len(predictors) != len(self.predictors()):
+            return super().with_predictors(predictors)
+        log_weights = ops.stack(ops.broadcast_arrays(*promote(*predictors)), axis=-1)
+        return replace(self, weights=ops.softmax(log_weights, axis=-1))
+
+    def score_and_information(self, value: Array) -> tuple[tuple[Array, Array], ...]:
+        """As `Spec`, with the observed information, where it is positive."""
+        if not self.has_potential:
+            return ()
+        densities: list[Any] = list(self.components)
+        log_densities = tuple(
+            c.log_density(x) for c, x in zip(densities, self.inside(value), strict=True)
+        )
+        terms = self._terms(log_densities, value)
+        after = ops.softmax(ops.stack(ops.broadcast_arrays(*terms), axis=-1), axis=-1)
+        weights, after = promote(self.weights, after)
+        # r_k = p(component k | value): d log p / d l_k = r_k - w_k, of which the derivative by l_k
+        # is r_k (1 - r_k) - w_k (1 - w_k)
+        score, information = after - weights, weights * (1.0 - weights) - after * (1.0 - after)
+        return tuple(
+            (score[..., k], ops.maximum(information[..., k], ops.zeros_like(information[..., k])))
+            for k in range(len(self.components))
+        )
 
     def parameters(self) -> dict[str, Array]:
         named = {
@@ -102,21 +154,32 @@ class Mixture(Spec):
             log_densities: log p_k at `inside(value)[k]`, for each component.
             value: tells which components have none of it.
         """
-        weights, *terms = promote(self.weights, *log_densities)
-        # A weight of 0 leaves its component out, without a NaN from the gradient of log 0.
+        terms = self._terms(log_densities, value)
+        return ops.logsumexp(ops.stack(ops.broadcast_arrays(*terms), axis=-1), axis=-1)
+
+    def _log_weights(self) -> Array:
+        """A weight of 0 leaves its component out, without a NaN from the gradient of log 0."""
+        (weights,) = promote(self.weights)
         present = weights > 0.0
-        log_weights = ops.where(present, ops.log(ops.where(present, weights, 1.0)), -1e30)
-        terms = [log_weights[..., k] + ops.maximum(t, -1e30) for k, t in enumerate(terms)]
+        return ops.where(present, ops.log(ops.where(present, weights, 1.0)), -1e30)
+
+    def _terms(self, log_densities: tuple[Array, ...], value: Array) -> list[Array]:
+        """Log weights_k p_k(value) of each component."""
+        log_weights, *terms = promote(self._log_weights(), *log_densities)
         for k, (component, moved) in enumerate(
             zip(self.components, self.inside(value), strict=True)
         ):
+            terms[k] = ops.maximum(terms[k], -1e30)
             if any(bound is not None for bound in _bounds(component.support)):
                 x, moved, term = promote(value, moved, terms[k])
                 # A value on a bound may have been rounded past it.
                 eps = 4.0 * float(np.finfo(ops.dtype_name(x)).eps)
                 outside = ops.abs(x - moved) > eps * ops.maximum(ops.abs(moved), 1.0)
                 terms[k] = ops.where(outside, -1e30, term)
-        return ops.logsumexp(ops.stack(ops.broadcast_arrays(*terms), axis=-1), axis=-1)
+            if self.reinterpreted_batch_ndims:
+                axes = tuple(range(-self.reinterpreted_batch_ndims, 0))
+                terms[k] = ops.sum(terms[k], axis=axes)
+        return [log_weights[..., k] + term for k, term in enumerate(terms)]
 
 
 def _bounds(support: Support) -> tuple[Array | None, Array | None]:
@@ -135,7 +198,7 @@ class Censored(Spec):
     base: TailedSpec
     censoring: Array
 
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.base, TailedSpec):

@@ -39,7 +39,7 @@ class Bernoulli(Spec):
     logits: Array | None = None
 
     parameter_supports: ClassVar[Mapping[str, Support]] = {"probs": UNIT_INTERVAL, "logits": REAL}
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
     _support: ClassVar[Support] = BOOLEAN
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Binomial(Spec):
         "probs": UNIT_INTERVAL,
         "logits": REAL,
     }
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_one(self, "probs", "logits")
@@ -113,7 +113,7 @@ class BetaBinomial(Spec):
         "concentration1": POSITIVE,
         "concentration0": POSITIVE,
     }
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
 
     @property
     def support(self) -> Support:
@@ -171,7 +171,7 @@ class Poisson(Spec):
     log_rate: Array | None = None
 
     parameter_supports: ClassVar[Mapping[str, Support]] = {"rate": POSITIVE, "log_rate": REAL}
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
     _support: ClassVar[Support] = NON_NEGATIVE_INTEGER
 
     def __post_init__(self) -> None:
@@ -212,7 +212,7 @@ class NegativeBinomial(Spec):
         "mean": POSITIVE,
         "concentration": POSITIVE,
     }
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
     _support: ClassVar[Support] = NON_NEGATIVE_INTEGER
 
     def predictors(self) -> tuple[Array, ...]:

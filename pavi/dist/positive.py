@@ -28,7 +28,7 @@ class HalfScale(Spec):
     scale: Array
 
     parameter_supports: ClassVar[Mapping[str, Support]] = {"scale": POSITIVE}
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
     _support: ClassVar[Support] = POSITIVE
     _log_moments: ClassVar[tuple[float, float]] = (0.0, 1.0)
     """Mean and sd of log |w|."""
@@ -84,7 +84,7 @@ class LogNormal(TailedSpec):
     scale: Array
 
     parameter_supports: ClassVar[Mapping[str, Support]] = {"loc": REAL, "scale": POSITIVE}
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
     quadratic: ClassVar[bool] = True
     _support: ClassVar[Support] = POSITIVE
 
@@ -132,7 +132,7 @@ class Weibull(TailedSpec):
         "scale": POSITIVE,
         "concentration": POSITIVE,
     }
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
     _support: ClassVar[Support] = POSITIVE
 
     def unconstrained_moments(self) -> tuple[Array, Array]:
@@ -195,7 +195,7 @@ class Exponential(TailedSpec):
     rate: Array
 
     parameter_supports: ClassVar[Mapping[str, Support]] = {"rate": POSITIVE}
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
     _support: ClassVar[Support] = POSITIVE
 
     @property
@@ -241,7 +241,7 @@ class Gamma(Spec):
         "concentration": POSITIVE,
         "rate": POSITIVE,
     }
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
     _support: ClassVar[Support] = POSITIVE
 
     def unconstrained_moments(self) -> tuple[Array, Array]:
@@ -275,7 +275,7 @@ class InverseGamma(Spec):
         "concentration": POSITIVE,
         "rate": POSITIVE,
     }
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
     _support: ClassVar[Support] = POSITIVE
 
     def unconstrained_moments(self) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 from pavi import ops
 from pavi.dist.spec import Array, Spec, TailedSpec, promote
-from pavi.dist.special import log_ndtr, log_sigmoid, normal_hazard
+from pavi.dist.special import log_ndtr, log_normal_density, log_sigmoid, normal_hazard
 from pavi.dist.supports import POSITIVE, REAL, Support
 
 
@@ -24,7 +24,7 @@ class LocationScale(Spec):
     scale: Array
 
     parameter_supports: ClassVar[Mapping[str, Support]] = {"loc": REAL, "scale": POSITIVE}
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
     _deviation: ClassVar[float] = 1.0
     """Standard deviation of w, or a stand-in for it where it has none."""
 
@@ -55,6 +55,11 @@ class Normal(LocationScale, TailedSpec):
         z = (value - loc) / scale
         one = ops.ones_like(z)
         return (z / scale, one / (scale * scale)), (z * z - 1.0, 2.0 * one)
+
+    def log_density(self, value: Array) -> Array:
+        """Log p(value), elementwise."""
+        value, loc, scale = promote(value, self.loc, self.scale)
+        return log_normal_density((value - loc) / scale) - ops.log(scale)
 
     def log_cdf(self, value: Array) -> Array:
         value, loc, scale = promote(value, self.loc, self.scale)
@@ -138,7 +143,7 @@ class StudentT(Spec):
         "loc": REAL,
         "scale": POSITIVE,
     }
-    has_potential: ClassVar[bool] = True
+    _has_potential: ClassVar[bool] = True
 
     def unconstrained_moments(self) -> tuple[Array, Array]:
         df, loc, scale = promote(self.df, self.loc, self.scale)

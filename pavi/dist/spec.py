@@ -56,8 +56,7 @@ class Spec:
     """
 
     parameter_supports: ClassVar[Mapping[str, Support]] = {}
-    has_potential: ClassVar[bool] = False
-    """Whether `predictors` and `score_and_information` are defined."""
+    _has_potential: ClassVar[bool] = False
     quadratic: ClassVar[bool] = False
     """Whether log p is exactly quadratic in the first predictor, at an information free of it."""
     _support: ClassVar[Support] = REAL
@@ -71,6 +70,11 @@ class Spec:
     def event_rank(self) -> int:
         """Number of trailing axes of one draw."""
         return self.support.event_rank
+
+    @property
+    def has_potential(self) -> bool:
+        """Whether `predictors` and `score_and_information` are defined."""
+        return self._has_potential
 
     @property
     def discrete(self) -> bool:

@@ -87,6 +87,14 @@ CASES: dict[str, tuple[Spec, np.ndarray]] = {
         dist.Mixture(np.array([0.3, 0.7]), (dist.Uniform(0.0, 1.0), dist.Uniform(0.5, 10.0))),
         np.array([0.2, 0.7, 7.0]),
     ),
+    "mixture_over_independent_elements": (
+        dist.Mixture(
+            np.array([[0.3, 0.7], [0.5, 0.5], [0.9, 0.1]]),
+            (dist.Normal(np.zeros(3), SCALES), dist.Normal(np.array([1.0, -1.0, 0.5]), 0.7)),
+            reinterpreted_batch_ndims=1,
+        ),
+        POINTS,
+    ),
     "mixture_of_vectors": (
         dist.Mixture(
             np.array([0.3, 0.7]),

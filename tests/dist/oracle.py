@@ -77,7 +77,8 @@ def _pick(log_p: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _mixture(s: Any, x: np.ndarray) -> np.ndarray:
-    terms = np.broadcast_arrays(*(log_prob(component, x) for component in s.components))
+    own = tuple(range(-s.reinterpreted_batch_ndims, 0))
+    terms = np.broadcast_arrays(*(log_prob(c, x).sum(own) for c in s.components))
     return special.logsumexp(np.stack(terms, axis=-1), b=s.weights, axis=-1)
 
 

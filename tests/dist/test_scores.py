@@ -119,6 +119,17 @@ def test_information_of_overdispersed_trials_is_close_and_no_more(total: int) ->
     assert 0.85 * (score**2).mean() < information[0] < (score**2).mean() + 5 * error
 
 
+@pytest.mark.parametrize("name", [n for n in POTENTIALS if n.startswith("mixture")])
+def test_information_of_a_mixtures_weights_is_the_observed_one_where_positive(name: str) -> None:
+    spec, value = CASES[name]
+    step = 1e-5
+    for which, (_, information) in enumerate(spec.score_and_information(value)):
+        up = shifted(spec, which, step).score_and_information(value)[which][0]
+        down = shifted(spec, which, -step).score_and_information(value)[which][0]
+        observed = np.maximum((down - up) / (2 * step), 0.0)
+        np.testing.assert_allclose(information, observed, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", [n for n in POTENTIALS if n.startswith("censored")])
 def test_information_of_a_censored_value_is_the_observed_one(name: str) -> None:
     spec, value = CASES[name]

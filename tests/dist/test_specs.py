@@ -67,6 +67,7 @@ def test_event_rank_is_that_of_one_draw() -> None:
         "dirichlet",
         "multivariate_normal",
         "mixture_of_vectors",
+        "mixture_over_independent_elements",
     }
     assert {n for n, rank in ranks.items() if rank == 2} == {"flat_matrix", "lkj_cholesky"}
 
@@ -129,6 +130,10 @@ def test_a_parameter_outside_of_its_support_is_named(spec: Spec, words: list[str
         (lambda: dist.Categorical(), ["Categorical", "neither"]),
         (lambda: dist.LKJCholesky(1), ["LKJCholesky", "dimension", "1"]),
         (lambda: dist.Mixture(np.ones(3) / 3, (dist.Normal(0, 1),) * 2), ["[..., 2]", "(3,)"]),
+        (
+            lambda: dist.Mixture(np.ones(2) / 2, (dist.Normal(0, 1),) * 2, -1),
+            ["reinterpreted_batch_ndims", "-1"],
+        ),
         (
             lambda: dist.Mixture(np.ones(2) / 2, (dist.Normal(0, 1), dist.Gamma(1, 1))),
             ["same support", "Gamma"],

@@ -48,13 +48,17 @@ class Mixture(SpecDistribution):
     """Components marginalised by a log-sum-exp over them."""
 
     def __init__(self, spec: dist.Mixture) -> None:
-        components = [build(component, spec.weights.dtype) for component in spec.components]
+        components = [
+            build(component, spec.weights.dtype).to_event(spec.reinterpreted_batch_ndims)
+            for component in spec.components
+        ]
         choice = npd.CategoricalProbs(spec.weights, **UNCHECKED)
         super().__init__(spec, npd.MixtureGeneral(choice, components, **UNCHECKED))
 
     def log_prob(self, value: Array) -> Array:
-        parts = zip(self.sampler.component_distributions, self.spec.inside(value), strict=True)
-        return self.spec.combine(tuple(part.log_prob(x) for part, x in parts), value)
+        inside = self.spec.inside(value)
+        parts = zip(self.spec.components, inside, strict=True)
+        return self.spec.combine(tuple(build(c, x.dtype).log_prob(x) for c, x in parts), value)
 
 
 class Censored(SpecDistribution):
@@ -182,7 +186,7 @@ def log_prob(spec: Spec, value: Array) -> Array:
 def _flatten(spec: Spec) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """A spec as a JAX pytree: arrays and component specs are children, the rest is static."""
     names = [f.name for f in fields(spec)]
-    static = {"dimension", "support"}
+    static = {"dimension", "support", "reinterpreted_batch_ndims"}
     children = tuple(getattr(spec, name) for name in names if name not in static)
     return children, (type(spec), tuple((n, getattr(spec, n)) for n in names if n in static))
 

@@ -64,12 +64,14 @@ class Mixture(SpecDistribution):
 
     def __init__(self, spec: dist.Mixture) -> None:
         components = [build(component, spec.weights.dtype) for component in spec.components]
+        own = spec.reinterpreted_batch_ndims
+        wholes = [tfd.Independent(c, own) if own else c for c in components]
         batch = spec.weights.shape[:-1]
-        for component in components:
-            batch = tf.broadcast_static_shape(batch, component.batch_shape)
+        for whole in wholes:
+            batch = tf.broadcast_static_shape(batch, whole.batch_shape)
         # tfd.Mixture wants every part in the full batch shape.
         weights = tf.broadcast_to(spec.weights, [*batch, len(components)])
-        parts = [tfd.BatchBroadcast(component, batch) for component in components]
+        parts = [tfd.BatchBroadcast(component, batch) for component in wholes]
         super().__init__(spec, tfd.Mixture(tfd.Categorical(probs=weights), parts))
         self.components = components
 
