@@ -193,7 +193,9 @@ def check_support(
         wrong = ~np.asarray(support.contains(rows))
         wrong = wrong | _at_a_pole(spec, rows)
         if mask is not None:
-            wrong = wrong & (mask[start : start + len(rows)] if mask.ndim else mask)
+            seen = mask[start : start + len(rows)] if mask.ndim else mask
+            # A draw of several elements is there as a whole.
+            wrong = wrong & seen.reshape(*seen.shape, *(1,) * (wrong.ndim - seen.ndim))
         if wrong.any():
             index = _first(wrong, start)
             raise DataError(
