@@ -18,7 +18,7 @@ import numpy as np
 from pavi import ops
 from pavi.alignment import align, pool
 from pavi.batch import Batch
-from pavi.bijectors import GaussianPotential, ParameterSpec
+from pavi.bijectors import DENSE_LIMIT, DiagonalPotential, GaussianPotential, ParameterSpec
 from pavi.bijectors.base import linear
 from pavi.family import Family
 from pavi.graph import PlateGraph
@@ -41,8 +41,9 @@ class PriorShift(NamedTuple):
 
 
 def potential_width(dimension: int) -> int:
-    """Numbers in a raw potential: its location, V's log-diagonal, V below the diagonal."""
-    return 2 * dimension + dimension * (dimension - 1) // 2
+    """Numbers in a raw potential: its location, V's log-diagonal, V below the diagonal if dense."""
+    below = dimension * (dimension - 1) // 2 if dimension <= DENSE_LIMIT else 0
+    return 2 * dimension + below
 
 
 def table_width(dimension: int, context_size: int) -> int:
@@ -60,7 +61,7 @@ def free_potential(rows: Array, context: Array | None, size: int, prior: PriorSh
         prior: shift of the prior, `[S, *plates, d]`.
 
     Returns:
-        A `GaussianPotential` `[S, *plates, d(, d)]`.
+        A potential `[S, *plates, d(, d)]`.
     """
     rows = ops.expand_dims(rows, 0)
     raw = rows[..., : potential_width(size)]
@@ -76,10 +77,14 @@ def free_potential(rows: Array, context: Array | None, size: int, prior: PriorSh
     return potential(raw, size, prior)
 
 
-def potential(raw: Array, size: int, prior: PriorShift) -> GaussianPotential:
-    """A `GaussianPotential` from raw numbers `[..., potential_width]` in reference coordinates."""
+def potential(raw: Array, size: int, prior: PriorShift) -> GaussianPotential | DiagonalPotential:
+    """A potential from raw numbers `[..., potential_width]` in reference coordinates."""
     location = raw[..., :size]
     diagonal = ops.exp(raw[..., size : 2 * size] + _LOG_DIAGONAL_START)
+    if size > DENSE_LIMIT:
+        firm = diagonal * diagonal
+        pull = firm * (location - prior.location)
+        return DiagonalPotential(firm * prior.scale * prior.scale, prior.scale * pull)
     if size == 1:
         square = ops.expand_dims(diagonal * diagonal, -1)
     else:
@@ -140,7 +145,7 @@ def deep_set_potential(
     context: Array | None,
     batch: Batch,
     prior: PriorShift,
-) -> GaussianPotential:
+) -> GaussianPotential | DiagonalPotential:
     """The potential from a mean-pooled deep set that is given the count and the mask (PAVI-E).
 
     A joint block's potential has a factor for each copy; its flow couples them.
@@ -161,8 +166,11 @@ def deep_set_potential(
     hidden = ops.tanh(linear(encoding, params["head/w0"]) + params["head/b0"])
     raw = linear(hidden, params["head/w1"]) + params["head/b1"]
     per_copy = PriorShift(*(split_copies(block, part, batch) for part in prior))
-    precision, shift = potential(raw, block.size, per_copy)
-    return GaussianPotential(block_diagonal(block, precision), merge_copies(block, shift))
+    own = potential(raw, block.size, per_copy)
+    shift = merge_copies(block, own.shift)
+    if isinstance(own, DiagonalPotential):
+        return DiagonalPotential(merge_copies(block, own.precision), shift)
+    return GaussianPotential(block_diagonal(block, own.precision), shift)
 
 
 def _deep_set(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pavi.bijectors import DENSE_LIMIT
 from pavi.dist.supports import Real
 from pavi.family import Family
 from pavi.graph import Latent, PlateGraph
@@ -59,6 +60,10 @@ class Groups:
         """Unconstrained dimensions of all copies of a block."""
         copies = prod(self.sizes[plate] for plate in self.plates(name))
         return copies * slots(self.graph, self.latents[name])[-1].stop
+
+    def long(self, name: str) -> bool:
+        """Whether the vector of one copy of a block is too long for a precision matrix."""
+        return slots(self.graph, self.latents[name])[-1].stop > DENSE_LIMIT
 
     def below(self, observed: str, later: frozenset[str]) -> frozenset[str]:
         """Blocks among `later` that an observed variable depends on, through latents of `later`."""
@@ -112,7 +117,7 @@ def joint_groups(groups: Groups, family: Family, batch: Mapping[str, int]) -> fr
     joint: set[str] = set()
     for position, name in enumerate(groups.order):
         plates = groups.plates(name)
-        if not plates or groups.dimension(name) > family.joint_limit:
+        if not plates or groups.long(name) or groups.dimension(name) > family.joint_limit:
             continue
         if graph.reach(plates) & set(batch):
             continue
@@ -146,6 +151,10 @@ def find_evidence(groups: Groups, family: Family, name: str, encoder: str) -> Fo
     for observed in graph.observed:
         reach = groups.below(observed.name, later)
         if name not in reach:
+            continue
+        if encoder == "natural" and any(map(groups.long, reach)):
+            # Each coordinate is moved in turn, and matrices couple all of them.
+            left_out.append(observed.name)
             continue
         effect = _effect(groups, observed.name, reach)
         above = groups.ancestors(observed.name, later)

@@ -26,7 +26,7 @@ from pavi.errors import DataError, did_you_mean
 from pavi.export_request import Request
 from pavi.export_store import Store, Target
 from pavi.fingerprints import digest
-from pavi.guide import noise_shapes
+from pavi.guide import Moments, noise_shapes
 from pavi.integers import is_integer
 from pavi.noise import Noise
 from pavi.plan import GuidePlan
@@ -96,12 +96,14 @@ def export(
     with tqdm(total=len(cells), initial=store.done, disable=not progress, unit=" cells") as bar:
         summaries: dict[str, Summary] = {}
         for piece in _ahead(work.pieces(grid, cells[store.done :], chunk)):
-            draws = fitted.functions.sample(fitted.weights, piece.rows, piece.noise, piece.batch)
+            drawn = work.drawn(piece)
             for name in piece.names:
-                value = work.inside(name, piece, draws[name])
+                value = work.inside(name, piece, drawn.centre[name])
+                spread = drawn.spread.get(name)
                 if name not in summaries:
                     summaries[name] = Summary(value, request.statistics, request.held)
-                summaries[name].add(value)
+                within = None if spread is None else work.inside(name, piece, spread)
+                summaries[name].add(value, within)
             if piece.last:
                 for name, summary in summaries.items():
                     region = work.region(name, piece.cell)
@@ -286,6 +288,17 @@ class _Work:
                 wanted = min(chunk, total - start)
                 last = start + wanted == total
                 yield _Piece(cell, names, batch, rows, noise.draw(chunk), wanted, last)
+
+    def drawn(self, piece: _Piece) -> Moments:
+        """The draws of a piece; where none are held, means and deviations that are known exactly.
+
+        Of a latent that is Gaussian given the coarser ones only the latter need to be drawn.
+        """
+        fitted = self._fitted
+        given = (fitted.weights, piece.rows, piece.noise, piece.batch)
+        if self._request.held:
+            return Moments(fitted.functions.sample(*given), {})
+        return fitted.functions.moments(*given)
 
     # --- what it takes --------------------------------------------------------------------------
 

@@ -16,7 +16,12 @@ import numpy as np
 from pavi import ops
 from pavi.alignment import align, product
 from pavi.batch import Batch
-from pavi.bijectors import GaussianPotential, PseudoConjugateAffine, solve_potential
+from pavi.bijectors import (
+    DiagonalPotential,
+    GaussianPotential,
+    PseudoConjugateAffine,
+    solve_potential,
+)
 from pavi.encoders import PriorShift, deep_set_potential, free_potential, reference_shift
 from pavi.plan import BlockPlan, GuidePlan
 from pavi.potentials import natural_potential
@@ -68,7 +73,7 @@ class _Conditional(NamedTuple):
 
     params: dict[str, Array]
     context: Array | None
-    potential: GaussianPotential | None
+    potential: GaussianPotential | DiagonalPotential | None
     residual: Array | None
 
 
@@ -111,6 +116,45 @@ def sample(
         # log q(theta) = log N(eps; 0, I) - log |d theta / d eps|
         draw.log_prob[name] = _standard_normal(eps) - log_det - draw.prior_log_det[name]
     return draw
+
+
+class Moments(NamedTuple):
+    """What is known of the latents given those of the blocks before them.
+
+    Attributes:
+        centre: mean of each latent that is Gaussian given the earlier blocks, a draw of each other
+            one, `{latent: [S, *plates, *event]}`.
+        spread: standard deviations of the former.
+    """
+
+    centre: dict[str, Array]
+    spread: dict[str, Array]
+
+
+def moments(
+    plan: GuidePlan, params: Params, rows: Params, noise: Mapping[str, Array], batch: Batch
+) -> Moments:
+    """As `sample`, with the exact moments of what is Gaussian given the earlier blocks' draws."""
+    draw = sample(plan, params, rows, noise, batch)
+    centre = _centre(plan, params, rows, noise, batch)
+    out = Moments(dict(draw.values), {})
+    for block in filter(plan.gaussian, plan.blocks):
+        eps = ops.zeros_like(noise[block.name])
+        given = _condition(plan, block, params, rows, draw, centre, batch, eps)
+        w, _ = _forward(block, given, eps)
+        if block.elementwise:
+            spread = ops.abs(_forward(block, given, eps + 1.0)[0] - w)
+        else:
+            # w = w(0) + W eps: the columns of W one by one, Var w_i = sum_j W_ij^2
+            units = (ops.asarray(unit, like=eps) for unit in np.eye(block.dimension))
+            columns = [_forward(block, given, eps + unit)[0] - w for unit in units]
+            spread = ops.sqrt(ops.sum(ops.stack([c * c for c in columns], 0), 0))
+        out.centre.update(from_whitened(plan, block, w, draw.values, batch)[0])
+        _, scale = prior_moments(plan, block, draw.values, batch, w)
+        for slot in block.slots:
+            own = (scale * spread)[..., slot.start : slot.stop]
+            out.spread[slot.name] = ops.reshape(own, (*ops.shape(w)[:-1], *slot.event))
+    return out
 
 
 def log_prob(
@@ -177,7 +221,7 @@ def _condition(
     values = draw.values
     own = part_of(f"{block.name}/", params)
     context = _context(block, draw.base, batch, like)
-    potential: GaussianPotential | None = None
+    potential: GaussianPotential | DiagonalPotential | None = None
     residual: Array | None = None
     if block.encoder == "natural":
         if block.name not in draw.evidence:

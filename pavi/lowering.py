@@ -113,7 +113,11 @@ def _ordered(groups: Groups) -> dict[str, tuple[Latent, ...]]:
                 f"The latents of the blocks {left} depend on one another in both directions; "
                 "use Family(structure='prior')."
             )
-        first = min(ready, key=lambda n: (bool(groups.plates(n)), groups.dimension(n)))
+        # Long vectors go before what they cross: no natural encoding integrates them out.
+        first = min(
+            ready,
+            key=lambda n: (bool(groups.plates(n)), not groups.long(n), groups.dimension(n)),
+        )
         ordered[first] = groups.latents[first]
     return ordered
 
@@ -135,7 +139,9 @@ def _block(
     mean_field = family.structure == "mean_field"
     encoding, encoder, evidence = _encoding(groups, family, name, batch, settled)
     partial = evidence is not None and bool(evidence_beyond(graph, plates, evidence) & set(batch))
-    context = () if mean_field else _context(graph, family, plates, is_joint, latents, earlier)
+    # Slopes of a long vector in its context would be longer still.
+    apart = mean_field or groups.long(name)
+    context = () if apart else _context(graph, family, plates, is_joint, latents, earlier)
     context_size = sum(slot.size for slot in context)
     single = is_joint or not plates
     flow = _flow(

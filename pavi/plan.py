@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
-from pavi.bijectors import Bijector, Chain, ParameterSpec
+from pavi.bijectors import DENSE_LIMIT, Bijector, Chain, ConditionalAffine, ParameterSpec
+from pavi.dist.supports import Real
 from pavi.family import Family
 from pavi.graph import PlateGraph
 
@@ -154,6 +155,18 @@ class BlockPlan:
         return self.table_width > 0 and self.encoder is None and self.whitened
 
     @property
+    def elementwise(self) -> bool:
+        """Whether each coordinate of the vector depends on its own base noise alone."""
+        diagonal = isinstance(self.flow, ConditionalAffine) and self.flow.rank == "diagonal"
+        dense = self.encoder is not None or self.free_potential
+        return diagonal and (self.dimension == 1 or self.long or not dense)
+
+    @property
+    def long(self) -> bool:
+        """Whether the vector of one copy is too long for a precision matrix."""
+        return self.size > DENSE_LIMIT
+
+    @property
     def num_latents(self) -> int:
         """Ground latent scalars, on the unconstrained scale."""
         return self.size * self.copies
@@ -198,6 +211,17 @@ class GuidePlan:
     def num_weights(self) -> int:
         """Trained numbers of the whole guide."""
         return sum(block.num_weights for block in self.blocks)
+
+    def gaussian(self, block: BlockPlan) -> bool:
+        """Whether the latents of a block are Gaussian given the earlier blocks, and apart."""
+        own = {slot.name for slot in block.slots}
+        straight = all(
+            isinstance(self.graph.probe[name].support, Real)
+            and not own & set(self.graph.variables[name].parents)
+            for name in own
+        )
+        affine = isinstance(block.flow, ConditionalAffine) and not block.joint
+        return straight and affine and (block.elementwise or block.dimension <= DENSE_LIMIT)
 
     @cached_property
     def refining(self) -> frozenset[str]:

@@ -31,11 +31,21 @@ class Summary:
         self._sum = np.zeros_like(self._origin)
         self._square = np.zeros_like(self._origin)
         self._held = np.empty((held, self._origin.size), first.dtype)
+        # Sums of the variances about what is taken in, where that is itself a mean.
+        self._within = np.zeros_like(self._origin)
         self._count = 0
 
-    def add(self, draws: np.ndarray) -> None:
-        """Takes in the next draws, `[n, *shape]`."""
+    def add(self, draws: np.ndarray, spread: np.ndarray | None = None) -> None:
+        """Takes in the next draws, `[n, *shape]`, or conditional means and their deviations.
+
+        Args:
+            draws: draws; with `spread`, means given what varies from one draw to the next.
+            spread: standard deviations about these means, as `draws`.
+        """
         flat = draws.reshape(len(draws), -1)
+        if spread is not None:
+            about = spread.reshape(len(spread), -1)
+            self._within += np.einsum("sn,sn->n", about, about, dtype=np.float64)
         kept = max(min(len(flat), len(self._held) - self._count), 0)
         self._held[self._count : self._count + kept] = flat[:kept]
         step = max(_SLAB // self._origin.size, 1)
@@ -52,8 +62,10 @@ class Summary:
     def sd(self) -> np.ndarray:
         """Standard deviations, `shape`; 0 of a single draw."""
         # sum (x - mean)^2 = sum (x - a)^2 - n (mean - a)^2
-        square = self._square - self._sum**2 / self._count
-        return np.sqrt(np.maximum(square, 0.0) / max(self._count - 1, 1)).reshape(self._shape)
+        square = np.maximum(self._square - self._sum**2 / self._count, 0.0)
+        # Var x = Var E[x | y] + E Var[x | y]
+        variance = square / max(self._count - 1, 1) + self._within / self._count
+        return np.sqrt(variance).reshape(self._shape)
 
     def draws(self, count: int) -> np.ndarray:
         """The first draws, `[count, *shape]`."""

@@ -31,6 +31,13 @@ class NumpyFunctions:
         # NumPy promotes where the frameworks do not.
         return {name: value.astype(self._dtype) for name, value in values.items()}
 
+    def moments(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> guide.Moments:
+        noise = {name: eps.astype(self._dtype) for name, eps in noise.items()}
+        found = guide.moments(self._plan, weights, rows, noise, batch)
+        return guide.Moments(
+            *({name: v.astype(self._dtype) for name, v in part.items()} for part in found)
+        )
+
     def log_prob(self, weights: Arrays, rows: Arrays, values: Arrays, batch: Batch) -> np.ndarray:
         draw = guide.log_prob(self._plan, weights, rows, values, batch)
         return np.asarray(guide.weighted_log_prob(self._plan, draw, batch))

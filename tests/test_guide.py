@@ -43,6 +43,33 @@ def test_draws_have_the_variables_shapes_and_supports(name: str) -> None:
         assert np.all(support.contains(drawn.values[latent.name])), latent.name
 
 
+@names
+def test_moments_are_those_of_the_draws_given_the_earlier_blocks(name: str) -> None:
+    # theta = theta(0) + M eps: eps and -eps give its mean, unit vectors the columns of M
+    p = problem(CASES[name])
+    noise = p.noise(SAMPLES)
+    found = guide.moments(p.plan, p.weights, p.rows, noise, p.batch)
+    values = draw(p, noise).values
+    assert found.centre.keys() == values.keys()
+    for block in p.plan.blocks:
+        names = [slot.name for slot in block.slots]
+        if not p.plan.gaussian(block):
+            assert not found.spread.keys() & set(names)
+            for latent in names:
+                assert_allclose(found.centre[latent], values[latent])
+            continue
+        eps = noise[block.name]
+        there, back = (draw(p, {**noise, block.name: sign * eps}).values for sign in (1, -1))
+        square = dict.fromkeys(names, 0.0)
+        for unit in np.eye(block.dimension):
+            moved = draw(p, {**noise, block.name: np.zeros_like(eps) + unit}).values
+            for latent in names:
+                square[latent] = square[latent] + (moved[latent] - found.centre[latent]) ** 2
+        for latent in names:
+            assert_allclose(found.centre[latent], (there[latent] + back[latent]) / 2, atol=1e-10)
+            assert_allclose(found.spread[latent], np.sqrt(square[latent]), rtol=1e-8)
+
+
 # Of these models every latent has as many dimensions as its unconstrained vector.
 FULL = [name for name in CASES if name not in ("simplex", "cholesky")]
 

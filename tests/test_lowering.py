@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from grounded import Setup
 from small_models import MODELS, bound
+from varied_models import CASES
 
 from pavi import (
     Covariate,
@@ -286,6 +287,30 @@ def test_a_likelihood_without_a_potential_informs_the_deep_set_alone() -> None:
     assert lower(graph, Family(), sizes).block("g").encoding == "free"
     block = lower(graph, Family(encoder="deep_set"), sizes).block("g")
     assert (block.encoding, block.encoder) == ("encoder+free", "deep_set")
+
+
+def test_a_long_vector_has_a_diagonal_precision_and_goes_before_what_it_crosses() -> None:
+    graph, _ = CASES["mixture"].model()
+    plan = lower(graph, Family(), {"subject": 300, "site": 2}, {"subject": 4})
+    assert [b.name for b in plan.blocks] == ["globals", "subject", "site", "subject,site"]
+    profile = plan.block("subject")
+    assert profile.long
+    assert (profile.encoding, profile.context) == ("free", ())
+    assert profile.table_width == 2 * profile.size == 2 * 36
+    logits = plan.block("subject,site")
+    assert (logits.encoder, logits.long) == ("natural", False)
+    assert [f.observed for f in logits.evidence.factors] == ["y"]  # type: ignore[union-attr]
+    assert logits.evidence.crossed == logits.evidence.hidden == ()  # type: ignore[union-attr]
+
+
+def test_a_long_vector_cannot_be_asked_for_the_natural_encoder() -> None:
+    graph, _ = CASES["mixture"].model()
+    family = Family(overrides={"profile": {"encoding": "encoder", "encoder": "natural"}})
+    with pytest.raises(FamilyError, match=r"profile.*cannot read all.*'y'.*deep_set"):
+        lower(graph, family, {"subject": 3, "site": 2})
+    family = Family(overrides={"profile": {"encoding": "encoder", "encoder": "deep_set"}})
+    block = lower(graph, family, {"subject": 3, "site": 2}).block("subject")
+    assert (block.encoder, block.table_width) == ("deep_set", 0)
 
 
 # --- evidence -----------------------------------------------------------------------------------

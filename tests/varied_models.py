@@ -136,6 +136,37 @@ def dense() -> Model:
     return graph, Data({"y": y})
 
 
+def mixture() -> Model:
+    """Long profiles of each subject, of which every site shows one: labels summed out."""
+    graph = PlateGraph(
+        [Plate("subject"), Plate("site")],
+        [
+            Latent("map", dist.Normal(0.0, 1.5), plates="site", event=2),
+            Latent("mean", dist.Normal(0.0, 1.0), event=2),
+            Latent(
+                "profile",
+                lambda mean: dist.Normal(mean[..., None] * np.ones(18), 0.4),
+                plates="subject",
+                event=(2, 18),
+            ),
+            Latent(
+                "logits", lambda map: dist.Normal(map, 0.7), plates=("subject", "site"), event=2
+            ),
+            Observed(
+                "y",
+                lambda logits, profile: dist.Mixture(
+                    ops.softmax(logits),
+                    [dist.Normal(profile[..., k, :], 1.0) for k in range(2)],
+                    reinterpreted_batch_ndims=1,
+                ),
+                plates=("subject", "site"),
+                event=18,
+            ),
+        ],
+    )
+    return graph, Data({"y": rng(48).normal(size=(3, 4, 18))})
+
+
 @dataclass(frozen=True)
 class Case:
     """A model and a family that is small enough to compile at once."""
@@ -167,6 +198,7 @@ CASES: dict[str, Case] = {
     "ordered": Case(ordered, _family()),
     "simplex": Case(simplex, _family(encoding="encoder")),
     "cholesky": Case(cholesky, _family()),
+    "mixture": Case(mixture, _family()),
 }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from pavi.batch import Batch
 from pavi.errors import BackendError
 from pavi.feed import Call
+from pavi.guide import Moments
 from pavi.objective import Gradient
 from pavi.plan import GuidePlan
 from pavi.tables import Table
@@ -97,6 +98,9 @@ class Functions(Protocol):
 
     def sample(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> Arrays:
         """Latents `{name: [S, *plates, *event]}` from standard normal noise."""
+
+    def moments(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> Moments:
+        """As `sample`, with exact moments of what is Gaussian given the earlier blocks' draws."""
 
     def log_prob(self, weights: Arrays, rows: Arrays, values: Arrays, batch: Batch) -> np.ndarray:
         """Log q of each draw, `[S]`."""

@@ -7,7 +7,13 @@ from collections.abc import Callable
 from pavi.bijectors.affine import ConditionalAffine
 from pavi.bijectors.autoregressive import MaskedAutoregressive
 from pavi.bijectors.base import Bijector, Chain, ParameterSpec, initial_parameters
-from pavi.bijectors.conjugate import GaussianPotential, PseudoConjugateAffine, solve_potential
+from pavi.bijectors.conjugate import (
+    DENSE_LIMIT,
+    DiagonalPotential,
+    GaussianPotential,
+    PseudoConjugateAffine,
+    solve_potential,
+)
 from pavi.bijectors.spline import rational_quadratic_spline
 
 # Every family at the sizes where its code takes another path. A new one is tested by its line here.
@@ -40,10 +46,12 @@ REGISTRY: dict[str, Callable[[], Bijector]] = {
 }
 
 __all__ = [
+    "DENSE_LIMIT",
     "REGISTRY",
     "Bijector",
     "Chain",
     "ConditionalAffine",
+    "DiagonalPotential",
     "GaussianPotential",
     "MaskedAutoregressive",
     "ParameterSpec",

@@ -11,12 +11,27 @@ from pavi import ops
 from pavi.bijectors.base import Array, Bijector, ParameterSpec, Params, check_batch
 from pavi.errors import PaviError
 
+# Longest vector that is given a full precision matrix; of longer ones it is diagonal.
+DENSE_LIMIT = 32
+
 
 class GaussianPotential(NamedTuple):
     """The factor `exp(-1/2 w' precision w + shift' w)` of whitened coordinates w.
 
     Attributes:
         precision: `[..., d, d]`, symmetric and positive semi-definite (the caller's duty).
+        shift: `[..., d]`.
+    """
+
+    precision: Array
+    shift: Array
+
+
+class DiagonalPotential(NamedTuple):
+    """A `GaussianPotential` of a diagonal precision, for vectors too long for a matrix each.
+
+    Attributes:
+        precision: `[..., d]`, its diagonal, not negative (the caller's duty).
         shift: `[..., d]`.
     """
 
@@ -41,8 +56,9 @@ def solve_potential(potential: GaussianPotential) -> tuple[Array, Array]:
 class PseudoConjugateAffine(Bijector):
     """Maps N(0, I) to the prior N(0, I) times a Gaussian potential; it has no parameters.
 
-    The context is a `GaussianPotential`; `context_size` counts its numbers. For a conjugate model
-    whose potential is the exact one, y follows the exact posterior of the whitened block.
+    The context is a `GaussianPotential`, whose numbers `context_size` counts, or a
+    `DiagonalPotential`. For a conjugate model whose potential is the exact one, y follows the exact
+    posterior of the whitened block.
     """
 
     context_size: int = field(init=False)
@@ -55,30 +71,40 @@ class PseudoConjugateAffine(Bijector):
         return {}
 
     def _forward(self, params: Params, x: Array, context: Any) -> tuple[Array, Array]:
+        if isinstance(context, DiagonalPotential):
+            precision = 1.0 + context.precision
+            # y = Lambda^{-1} shift + Lambda^{-1/2} x
+            y = context.shift / precision + x / ops.sqrt(precision)
+            return y, -0.5 * ops.sum(ops.log(precision), -1)
         cholesky = _cholesky(context)
         # y = Lambda^{-1} shift + L^{-T} x = L^{-T} (L^{-1} shift + x)
         y = _solve(cholesky, _solve(cholesky, context.shift) + x, transpose=True)
         return y, -_log_diagonal_sum(cholesky)
 
     def _inverse(self, params: Params, y: Array, context: Any) -> tuple[Array, Array]:
+        if isinstance(context, DiagonalPotential):
+            precision = 1.0 + context.precision
+            # x = Lambda^{1/2} (y - Lambda^{-1} shift)
+            x = ops.sqrt(precision) * (y - context.shift / precision)
+            return x, 0.5 * ops.sum(ops.log(precision), -1)
         cholesky = _cholesky(context)
         # x = L' (y - mean) = L' y - L^{-1} shift
         whitened = ops.sum(cholesky * ops.expand_dims(y, -1), -2)
         return whitened - _solve(cholesky, context.shift), _log_diagonal_sum(cholesky)
 
     def _check_context(self, batch: tuple[int, ...], context: Any) -> None:
-        if not isinstance(context, GaussianPotential):
+        if not isinstance(context, GaussianPotential | DiagonalPotential):
             raise PaviError(
                 f"Expected a GaussianPotential as context; got {type(context).__name__}."
             )
         precision, shift = ops.shape(context.precision), ops.shape(context.shift)
-        d = self.size
-        if precision[-2:] != (d, d) or shift[-1:] != (d,):
+        axes = (self.size,) * (2 if isinstance(context, GaussianPotential) else 1)
+        if precision[-len(axes) :] != axes or shift[-1:] != axes[:1]:
             raise PaviError(
-                f"Expected a potential of shapes [..., {d}, {d}] and [..., {d}]; "
-                f"got {precision} and {shift}."
+                f"Expected a potential of shapes [..., {', '.join(map(str, axes))}] and "
+                f"[..., {self.size}]; got {precision} and {shift}."
             )
-        check_batch(batch, precision[:-2])
+        check_batch(batch, precision[: -len(axes)])
         check_batch(batch, shift[:-1])
 
 

@@ -8,6 +8,7 @@ from random_weights import random_weights
 
 from pavi.bijectors import (
     ConditionalAffine,
+    DiagonalPotential,
     GaussianPotential,
     PseudoConjugateAffine,
     initial_parameters,
@@ -133,6 +134,20 @@ def test_the_diagonal_rank_has_no_other_weights() -> None:
     assert "off_diagonal" not in specs
     assert specs["context_weight"].shape == (2, 200)
     assert specs["output_weight"].shape == (4, 200)
+
+
+def test_a_diagonal_potential_is_a_potential_of_a_diagonal_matrix() -> None:
+    rng = np.random.default_rng(0)
+    precision, shift, x = rng.random((5, 4)), rng.normal(size=(5, 4)), rng.normal(size=(3, 5, 4))
+    bijector = PseudoConjugateAffine(4)
+    dense = GaussianPotential(precision[..., None] * np.eye(4), shift)
+    for way in ("forward_and_log_det", "inverse_and_log_det"):
+        found, wanted = (
+            getattr(bijector, way)({}, x, given)
+            for given in (DiagonalPotential(precision, shift), dense)
+        )
+        for mine, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 3, 10])

@@ -21,6 +21,7 @@ from pavi.bijectors import (
     REGISTRY,
     Bijector,
     Chain,
+    DiagonalPotential,
     GaussianPotential,
     PseudoConjugateAffine,
     initial_parameters,
@@ -101,8 +102,8 @@ def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
         return None
     if isinstance(tree, dict):
         return {name: tree_map(function, leaf) for name, leaf in tree.items()}
-    if isinstance(tree, GaussianPotential):
-        return GaussianPotential(*(function(leaf) for leaf in tree))
+    if isinstance(tree, GaussianPotential | DiagonalPotential):
+        return type(tree)(*(function(leaf) for leaf in tree))
     if isinstance(tree, list):
         return [tree_map(function, leaf) for leaf in tree]
     return function(tree)

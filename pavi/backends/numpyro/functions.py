@@ -27,6 +27,9 @@ class JaxFunctions:
         def sample(weights: Any, rows: Any, noise: Any, batch: Batch) -> Any:
             return guide.sample(plan, weights, rows, noise, batch).values
 
+        def moments(weights: Any, rows: Any, noise: Any, batch: Batch) -> Any:
+            return tuple(guide.moments(plan, weights, rows, noise, batch))
+
         def log_q(weights: Any, rows: Any, values: Any, batch: Batch) -> Any:
             draw = guide.log_prob(plan, weights, rows, values, batch)
             return guide.weighted_log_prob(plan, draw, batch)
@@ -34,7 +37,9 @@ class JaxFunctions:
         def elbo(weights: Any, rows: Any, noise: Any, batch: Batch) -> Any:
             return objective.elbo_samples(plan, log_prob, weights, rows, noise, batch)
 
-        self._sample, self._log_q, self._elbo = compiled(sample), compiled(log_q), compiled(elbo)
+        self._sample, self._moments, self._log_q, self._elbo = (
+            compiled(function) for function in (sample, moments, log_q, elbo)
+        )
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         with precision(self._dtype), one_blas_thread():
@@ -44,6 +49,10 @@ class JaxFunctions:
     def sample(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> Arrays:
         """Latents `{name: [S, *plates, *event]}` from standard normal noise."""
         return dict(self._call(self._sample, weights, rows, noise, batch))
+
+    def moments(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> guide.Moments:
+        """As `sample`, with exact moments of what is Gaussian given the earlier blocks' draws."""
+        return guide.Moments(*self._call(self._moments, weights, rows, noise, batch))
 
     def log_prob(self, weights: Arrays, rows: Arrays, values: Arrays, batch: Batch) -> np.ndarray:
         """Log q of each draw, `[S]`."""
