@@ -6,13 +6,21 @@ had; a row that slept is treated as if it had slept, not as if its gradients had
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pavi import ops
+from pavi import mapped, ops
 from pavi.batch import Batch
+from pavi.byte_sizes import readable
+from pavi.errors import PaviError
+from pavi.integers import is_integer
+from pavi.mapped import release, spans
 from pavi.plan import GuidePlan
 
 Array = Any
@@ -20,6 +28,13 @@ Array = Any
 FIRST_DECAY = 0.9
 SECOND_DECAY = 0.99
 EPSILON = 1e-8
+# Bytes of tables that are held in memory; larger ones are held in files.
+TABLE_MEMORY = 4 * 2**30
+_REMEDY = (
+    "Make room there; give a checkpoint folder on a larger disk, where the tables are then, or set "
+    "TMPDIR to one; give a larger table_memory, to hold them in memory; or "
+    "Family(encoding='encoder'), which has no tables."
+)
 
 
 class Table(NamedTuple):
@@ -45,6 +60,50 @@ class Table(NamedTuple):
 def packed_width(columns: int) -> int:
     """Numbers of a row with its optimizer's state, side by side as `Table` orders them."""
     return 4 * columns + 2
+
+
+def fitted_shapes(plan: GuidePlan) -> dict[str, tuple[int, int]]:
+    """The fitted tables: a row for each copy, and a last one for padding."""
+    return {b.name: (b.copies + 1, b.table_width) for b in plan.blocks if b.table_width}
+
+
+def fitted_bytes(plan: GuidePlan, dtype: str) -> int:
+    """Bytes of the fitted tables."""
+    return np.dtype(dtype).itemsize * sum(rows * n for rows, n in fitted_shapes(plan).values())
+
+
+def packed_bytes(plan: GuidePlan, dtype: str) -> int:
+    """Bytes of the tables with their optimizer's state."""
+    numbers = sum(rows * packed_width(n) for rows, n in fitted_shapes(plan).values())
+    return np.dtype(dtype).itemsize * numbers
+
+
+@dataclass(frozen=True)
+class TableSpace:
+    """Where free tables are held.
+
+    Attributes:
+        memory: where they and their optimizer's state take more bytes, they are in files.
+        folder: the folder of the files, or one to be made; None for the system's folder of
+            temporary files.
+    """
+
+    memory: int = TABLE_MEMORY
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not is_integer(self.memory, 0):
+            raise PaviError(
+                f"table_memory={self.memory!r}: expected a number of bytes, an integer such as "
+                f"{TABLE_MEMORY}; 0 to hold free tables in files."
+            )
+
+    def folder_of(self, plan: GuidePlan, dtype: str) -> Path | None:
+        """The folder of a run's tables; None where they are in memory."""
+        if packed_bytes(plan, dtype) <= self.memory:
+            return None
+        folder = (self.folder or Path(tempfile.gettempdir())).absolute()
+        return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
 def adam_rows(rows: Table, gradient: Array, rate: Array, averaging: Array = 0.0) -> Table:
@@ -93,6 +152,7 @@ def rows_of(
     for name, table in tables.items():
         sizes = [len(batch.indices[p]) for p in plan.block(name).plates]
         out[name] = table[table_rows(plan, name, batch)].reshape(*sizes, -1)
+        release(table)
     return out
 
 
@@ -100,19 +160,30 @@ class TableStore:
     """Free tables on the host, a row for each copy and a last one for padding.
 
     A row and its optimizer's state lie side by side, so that to fetch one costs the same however
-    many there are. All start at zero, written at once: memory that was only promised would be
-    handed out page by page in the steps.
+    many there are. All start at zero. In memory they are written at once: memory that was only
+    promised would be handed out page by page in the steps. In files they have their place on the
+    disk from the beginning, and so have the fitted tables: a disk that fills up costs no fit.
 
     Args:
         plan: the plan.
         dtype: floating dtype of the run.
+        space: where they are held. Their files have no names, and are gone with the store.
+
+    Raises:
+        PaviError: the files would not fit on their disk.
     """
 
-    def __init__(self, plan: GuidePlan, dtype: str) -> None:
-        self._columns = {b.name: b.table_width for b in plan.blocks if b.table_width}
+    def __init__(self, plan: GuidePlan, dtype: str, space: TableSpace | None = None) -> None:
+        self._dtype, self._shapes = dtype, fitted_shapes(plan)
+        space = space or TableSpace()
+        self._folder = space.folder_of(plan, dtype)
+        self._reserved: dict[str, np.ndarray] = {}
+        if self._folder is not None:
+            _check_room(plan, dtype, space, self._folder)
+            self._reserved = {name: self._zeros(shape) for name, shape in self._shapes.items()}
         self.packed: dict[str, np.ndarray] = {
-            name: np.full((plan.block(name).copies + 1, packed_width(width)), 0.0, dtype)
-            for name, width in self._columns.items()
+            name: self._zeros((rows, packed_width(columns)))
+            for name, (rows, columns) in self._shapes.items()
         }
 
     def take(self, name: str, rows: np.ndarray | None) -> Table:
@@ -133,17 +204,48 @@ class TableStore:
         """
         out: dict[str, np.ndarray] = {}
         for name, packed in self.packed.items():
-            table = self._unpacked(name, packed)
-            chosen = (table.averaged > 0) & averaged
-            out[name] = np.asarray(np.where(chosen, table.average, table.value))
+            reserved = self._reserved.pop(name, None)
+            out[name] = self._zeros(self._shapes[name]) if reserved is None else reserved
+            for span in spans(len(packed), packed.strides[0]):
+                table = self._unpacked(name, packed[span])
+                chosen = (table.averaged > 0) & averaged
+                out[name][span] = np.where(chosen, table.average, table.value)
+                release(packed)
+                release(out[name])
         return out
 
     def restore(self, packed: Mapping[str, np.ndarray]) -> None:
         """Goes on from what `packed` was."""
         for name, own in self.packed.items():
-            own[:] = packed[name]
+            for span in spans(len(own), own.strides[0]):
+                own[span] = packed[name][span]
+                release(own)
+                release(packed[name])
+
+    def _zeros(self, shape: tuple[int, int]) -> np.ndarray:
+        if self._folder is None:
+            return np.full(shape, 0.0, self._dtype)
+        try:
+            return mapped.zeros(shape, self._dtype, self._folder)
+        except OSError as error:
+            raise PaviError(
+                f"The free tables cannot be held in files in {self._folder}: {error}. {_REMEDY}"
+            ) from error
 
     def _unpacked(self, name: str, packed: np.ndarray) -> Table:
-        width = self._columns[name]
+        width = self._shapes[name][1]
         edges = np.cumsum([width, width, width, 1, width])
         return Table(*(np.ascontiguousarray(x) for x in np.split(packed, edges, axis=1)))
+
+
+def _check_room(plan: GuidePlan, dtype: str, space: TableSpace, folder: Path) -> None:
+    """Raises unless there is room in a folder for a run's tables, those of its end included."""
+    packed, fitted = packed_bytes(plan, dtype), fitted_bytes(plan, dtype)
+    free = shutil.disk_usage(folder).free
+    if packed + fitted <= free:
+        return
+    raise PaviError(
+        f"The free tables take more than table_memory={space.memory} bytes, and files of "
+        f"{readable(packed + fitted)} in {folder}, of which {readable(fitted)} are for the fitted "
+        f"tables; {readable(free)} are free there. {_REMEDY}"
+    )

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import tempfile
+from collections import namedtuple
+from pathlib import Path
+
 import numpy as np
 import pytest
 from grounded import Setup
+from mapped_files import all_mapped, mapped_in
+from numpy.testing import assert_array_equal
 from small_models import bound, rng
 
-from pavi import Family
+from pavi import Family, PaviError, mapped
+from pavi.byte_sizes import readable
 from pavi.subsampling import Sampler, Selection, full_batch, gather
 from pavi.tables import (
     EPSILON,
     FIRST_DECAY,
     SECOND_DECAY,
+    TABLE_MEMORY,
     Table,
+    TableSpace,
     TableStore,
     adam_rows,
+    fitted_bytes,
+    packed_bytes,
     table_rows,
 )
 
@@ -173,3 +187,106 @@ def test_the_average_of_a_row_is_that_of_its_own_iterates() -> None:
         np.testing.assert_allclose(found[row], np.mean(iterates[row], axis=0)[:1], rtol=1e-10)
     assert not iterates[3]
     np.testing.assert_array_equal(found[3], table.value[3, :1])
+
+
+# --- in files -----------------------------------------------------------------------------------
+
+PLAN = Setup(bound("county"), Family(encoding="free")).plan
+
+
+def used(store: TableStore) -> TableStore:
+    """A store after rows were taken and put, two of them never averaged."""
+    random = rng(6)
+    for rows in (np.array([0, 3, 5]), np.array([1, 3, 2, 5]), None):
+        taken = store.take("county", rows)
+        drawn = [random.normal(size=part.shape).astype(part.dtype) for part in taken]
+        drawn[-1] = np.arange(len(drawn[-1]))[:, None] // 2
+        store.put("county", rows, Table(*(a + b for a, b in zip(taken, drawn, strict=True))))
+    return store
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_store_in_files_is_one_in_memory(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped, "PART_BYTES", 100)
+    memory = used(TableStore(PLAN, dtype))
+    files = used(TableStore(PLAN, dtype, TableSpace(0, tmp_path)))
+    assert all_mapped(files.packed)
+    assert not all_mapped(memory.packed)
+    assert sum(table.nbytes for table in files.packed.values()) == packed_bytes(PLAN, dtype)
+    for averaged in (True, False, True):
+        mine, theirs = files.values(averaged=averaged), memory.values(averaged=averaged)
+        assert all_mapped(mine)
+        assert_array_equal(mine["county"], theirs["county"])
+        assert mine["county"].dtype == theirs["county"].dtype
+        assert sum(table.nbytes for table in mine.values()) == fitted_bytes(PLAN, dtype)
+    for source, target in ((files, TableStore(PLAN, dtype)), (memory, files)):
+        target.restore({name: packed.copy() for name, packed in source.packed.items()})
+        assert_array_equal(target.packed["county"], memory.packed["county"])
+
+
+def test_what_was_read_out_stays_as_it_was(tmp_path: Path) -> None:
+    store = used(TableStore(PLAN, "float32", TableSpace(0, tmp_path)))
+    first = store.values(averaged=False)["county"]
+    kept = first.copy()
+    used(store)
+    assert not np.array_equal(store.values(averaged=False)["county"], kept)
+    assert_array_equal(first, kept)
+
+
+def test_files_have_no_names_and_are_gone_with_the_store(tmp_path: Path) -> None:
+    store = used(TableStore(PLAN, "float32", TableSpace(0, tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+    fitted = store.values(averaged=True)
+    assert mapped_in(tmp_path) == 2
+    del store
+    assert mapped_in(tmp_path) == 1
+    del fitted
+    assert mapped_in(tmp_path) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tables_are_in_files_beyond_the_memory_they_may_take(tmp_path: Path) -> None:
+    size = packed_bytes(PLAN, "float32")
+    assert TableSpace(size, tmp_path).folder_of(PLAN, "float32") is None
+    assert TableSpace(size - 1, tmp_path).folder_of(PLAN, "float32") == tmp_path
+    assert TableSpace(size, tmp_path).folder_of(PLAN, "float64") == tmp_path
+    # A folder that is to be made lies on the disk of the one above it.
+    assert TableSpace(0, tmp_path / "a" / "b").folder_of(PLAN, "float32") == tmp_path
+    assert TableSpace(0).folder_of(PLAN, "float32") == Path(tempfile.gettempdir())
+    assert TableSpace().folder_of(PLAN, "float32") is None
+    assert TableSpace().memory == TABLE_MEMORY
+    whole = Setup(bound("county"), Family(encoding="encoder")).plan
+    assert TableSpace(0, tmp_path).folder_of(whole, "float32") is None
+
+
+@pytest.mark.parametrize("memory", [-1, 1.5, 4e9, True, "4 GiB", None])
+def test_a_memory_that_is_no_number_of_bytes(memory: object) -> None:
+    with pytest.raises(PaviError, match=r"table_memory=.*number of bytes"):
+        TableSpace(memory)  # type: ignore[arg-type]
+
+
+def test_a_disk_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "free")
+    needed = packed_bytes(PLAN, "float32") + fitted_bytes(PLAN, "float32")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(needed))
+    TableStore(PLAN, "float32", TableSpace(0, tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(needed - 1))
+    with pytest.raises(PaviError, match="table_memory=0 bytes, and files of") as caught:
+        TableStore(PLAN, "float32", TableSpace(0, tmp_path))
+    for words in (str(tmp_path), f"{readable(needed - 1)} are free", "TMPDIR", "table_memory, to"):
+        assert words in str(caught.value)
+    TableStore(PLAN, "float32")
+
+
+def test_a_folder_that_takes_no_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(PaviError, match=r"Disk quota exceeded.*Make room") as caught:
+        TableStore(PLAN, "float32", TableSpace(0, tmp_path))
+    assert str(tmp_path) in str(caught.value)
