@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from pavi import storage
 from pavi.errors import StorageError
+from pavi.tables import TABLE_MEMORY
 
 KEPT = 3
 SECONDS = 60.0
@@ -30,13 +31,21 @@ class Checkpoints:
         folder: where they are; made if need be.
         identity: what a run is known by; a checkpoint of another run is refused.
         every: seconds between two checkpoints; 0 for one after each record.
+        table_memory: where a checkpoint's tables take more bytes, they are mapped and not read.
 
     Raises:
         StorageError: the folder holds something else.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], every: float = SECONDS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        every: float = SECONDS,
+        table_memory: int = TABLE_MEMORY,
+    ) -> None:
         self._folder, self._identity, self._every = folder, dict(identity), every
+        self._table_memory = table_memory
         self._last = time.monotonic()
         if folder.exists() and not folder.is_dir():
             raise StorageError(f"{folder} is a file, not a folder; give an empty or a new folder.")
@@ -58,7 +67,8 @@ class Checkpoints:
         torn: list[str] = []
         for path in sorted(self._found(), reverse=True):
             try:
-                description, arrays = storage.read(path, {"identity", "state"})
+                keys = {"identity", "state"}
+                description, arrays = storage.read(path, keys, self._table_memory)
             except StorageError as error:
                 torn.append(str(error))
                 continue
@@ -78,9 +88,23 @@ class Checkpoints:
         return time.monotonic() - self._last >= self._every
 
     def save(self, step: int, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes a checkpoint, then removes those beyond the last few."""
+        """Writes a checkpoint, then removes those beyond the last few.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         path = self._folder / f"step-{step:012d}"
-        storage.write(path, {"identity": self._identity, "state": dict(state)}, arrays)
+        try:
+            storage.write(path, {"identity": self._identity, "state": dict(state)}, arrays)
+        except OSError as error:
+            # Where nothing was written there is no checkpoint to be passed over.
+            with suppress(OSError):
+                path.rmdir()
+            raise StorageError(
+                f"The fit stopped at step {step}, where its checkpoint could not be written: "
+                f"{error}. Those before it in {self._folder} are whole: make room, and the same "
+                "call goes on from the newest."
+            ) from error
         for old in sorted(self._found())[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
         self._last = time.monotonic()

@@ -18,8 +18,9 @@ from pavi.family import Family
 from pavi.graph import PlateGraph
 from pavi.lowering import lower
 from pavi.posterior import Posterior
-from pavi.prefixes import part_of
+from pavi.prefixes import part_of, prefixed
 from pavi.schedule import History
+from pavi.tables import TABLE_MEMORY, TableSpace, fitted_shapes
 
 # What a description has; `Posterior.save` writes it.
 _KEYS = frozenset(
@@ -43,7 +44,14 @@ _KEYS = frozenset(
 )
 
 
-def load(folder: str | Path, graph: PlateGraph, data: Data, *, backend: str) -> Posterior:
+def load(
+    folder: str | Path,
+    graph: PlateGraph,
+    data: Data,
+    *,
+    backend: str,
+    table_memory: int = TABLE_MEMORY,
+) -> Posterior:
     """Reads a run, on either backend.
 
     Args:
@@ -51,6 +59,8 @@ def load(folder: str | Path, graph: PlateGraph, data: Data, *, backend: str) -> 
         graph: the model it was fitted with.
         data: the data it was fitted to.
         backend: the backend to use it on, whichever it was trained on.
+        table_memory: bytes of free tables to hold in memory; larger ones are read by rows from the
+            folder, which must then stay as it is.
 
     Returns:
         The posterior.
@@ -58,6 +68,7 @@ def load(folder: str | Path, graph: PlateGraph, data: Data, *, backend: str) -> 
     Raises:
         StorageError: not a run, a truncated or edited file, another graph or other data.
         BackendError: an unknown backend, or one that is not installed.
+        PaviError: a `table_memory` that is no number of bytes.
     """
     for argument, given, kind in (("graph", graph, PlateGraph), ("data", data, Data)):
         if not isinstance(given, kind):
@@ -71,7 +82,7 @@ def load(folder: str | Path, graph: PlateGraph, data: Data, *, backend: str) -> 
             f"{type(folder).__name__}. Give the folder that `Posterior.save` wrote."
         )
     folder = Path(folder)
-    run, arrays = storage.read(folder, _KEYS)
+    run, arrays = storage.read(folder, _KEYS, TableSpace(table_memory).memory)
     # encoded data may have no outcomes
     bound = data.bind(graph, need_outcomes=False)
     if run["graph"] != graph.fingerprint():
@@ -98,9 +109,7 @@ def load(folder: str | Path, graph: PlateGraph, data: Data, *, backend: str) -> 
         like = replace(plan, blocks=tuple(blocks))
         plan = lower(graph, family, bound.sizes, run["batch"], standards, like=like)
     wanted = {f"weights:{b.name}/{k}": s.shape for b in plan.blocks for k, s in b.parameters}
-    wanted |= {
-        f"tables:{b.name}": (b.copies + 1, b.table_width) for b in plan.blocks if b.table_width
-    }
+    wanted |= prefixed("tables:", fitted_shapes(plan))
     found = {name: value.shape for name, value in arrays.items()}
     if wanted != found:
         differing = sorted(set(wanted.items()) ^ set(found.items()))[:4]

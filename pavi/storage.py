@@ -10,21 +10,26 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
+from pavi import tensor_file
 from pavi.errors import StorageError
+from pavi.tables import TABLE_MEMORY
 
 FORMAT = 2
 _RUN, _PART = "run.json", ".part"
 _WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
+# What weights are called until their digest is known.
+_UNNAMED = "weights"
+# What the names of free tables begin with, of a posterior as of a checkpoint.
+_TABLES = "tables:"
 # What `write` adds to a description.
 _OWN_KEYS = ("format", "weights", "weights_sha256")
 
@@ -46,7 +51,7 @@ def check_folder(folder: Path) -> None:
 
 
 def write(folder: Path, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a run, whole or not at all.
+    """Writes a run, whole or not at all; arrays in mapped files are not read into memory.
 
     Args:
         folder: where to; a run that is there already is replaced, other files beside it stay.
@@ -57,48 +62,67 @@ def write(folder: Path, description: Mapping[str, Any], arrays: Mapping[str, np.
         StorageError: the folder holds something that is not a run.
     """
     check_folder(folder)
-    content = save({name: np.asarray(value, order="C") for name, value in arrays.items()})
-    digest = sha256(content).hexdigest()
-    name = f"weights-{digest[:16]}.safetensors"
-    run = {**description, "format": FORMAT, "weights": name, "weights_sha256": digest}
-    text = _text({"sha256": _seal(run), "run": run})
     folder.mkdir(parents=True, exist_ok=True)
     # The weights are on the disk before the description that names them is.
-    _place(folder, name, content)
-    _place(folder, _RUN, text.encode())
+    digest = _place(folder, _UNNAMED, tensor_file.parts(arrays), _weights_name)
+    name = _weights_name(digest)
+    run = {**description, "format": FORMAT, "weights": name, "weights_sha256": digest}
+    text = _text({"sha256": _seal(run), "run": run})
+    _place(folder, _RUN, [memoryview(text.encode())])
     for path in list(folder.iterdir()):
         if _is_ours(path.name) and path.name not in (_RUN, name):
             os.unlink(path)
 
 
-def read(folder: Path, keys: Iterable[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(
+    folder: Path, keys: Iterable[str], table_memory: int = TABLE_MEMORY
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description and the arrays of a run.
 
     Args:
         folder: where it was written.
         keys: what the description must have.
+        table_memory: where the free tables take more bytes, they are mapped and not read: the
+            file must then stay as it is.
 
     Raises:
         StorageError: not a run, or a file that is truncated, edited or of another version.
     """
     run = _read_description(folder, {*keys, *_OWN_KEYS})
-    return run, _read_weights(folder, run["weights"], run["weights_sha256"])
+    return run, _read_weights(folder, run["weights"], run["weights_sha256"], table_memory)
 
 
 def _is_ours(name: str) -> bool:
-    name = name.removesuffix(_PART)
-    return name == _RUN or _WEIGHTS.fullmatch(name) is not None
+    whole = name.removesuffix(_PART)
+    named = whole == _RUN or _WEIGHTS.fullmatch(whole) is not None
+    return named or name == f"{_UNNAMED}{_PART}"
 
 
-def _place(folder: Path, name: str, content: bytes) -> None:
-    """Writes a file whole, on the disk when this returns."""
-    part = folder / f"{name}{_PART}"
+def _weights_name(digest: str) -> str:
+    return f"weights-{digest[:16]}.safetensors"
+
+
+def _place(
+    folder: Path,
+    name: str,
+    content: Iterable[memoryview],
+    final: Callable[[str], str] | None = None,
+) -> str:
+    """Writes a file whole, on the disk when this returns, by parts of what it holds.
+
+    Returns:
+        Its SHA-256; `final` says what a file is called that is named by it.
+    """
+    part, digest = folder / f"{name}{_PART}", sha256()
     try:
         with part.open("wb") as stream:
-            stream.write(content)
+            for piece in content:
+                stream.write(piece)
+                digest.update(piece)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(part, folder / name)
+        found = digest.hexdigest()
+        os.replace(part, folder / (final(found) if final else name))
     except OSError:
         # A disk that is full should not stay so for a part of a file.
         with suppress(OSError):
@@ -110,6 +134,7 @@ def _place(folder: Path, name: str, content: bytes) -> None:
             os.fsync(entry)
         finally:
             os.close(entry)
+    return found
 
 
 def _text(description: Mapping[str, Any]) -> str:
@@ -147,7 +172,7 @@ def _read_description(folder: Path, keys: set[str]) -> dict[str, Any]:
     return run
 
 
-def _read_weights(folder: Path, name: Any, digest: str) -> dict[str, np.ndarray]:
+def _read_weights(folder: Path, name: Any, digest: str, table_memory: int) -> dict[str, np.ndarray]:
     if not isinstance(name, str) or not _WEIGHTS.fullmatch(name):
         raise StorageError(
             f"{folder / _RUN} names {name!r} as its weights, which is no such file; restore it or "
@@ -156,13 +181,14 @@ def _read_weights(folder: Path, name: Any, digest: str) -> dict[str, np.ndarray]
     path = folder / name
     if not path.is_file():
         raise StorageError(f"{folder} holds no weights: {name} is missing; restore it.")
-    content = path.read_bytes()
-    if sha256(content).hexdigest() != digest:
+    with path.open("rb") as stream:
+        found = file_digest(stream, "sha256").hexdigest()
+    if found != digest:
         raise StorageError(
             f"{path} is truncated, was edited, or belongs to another run (its SHA-256 is not the "
             f"one in {_RUN}); restore it or fit again."
         )
     try:
-        return dict(load(content))
+        return tensor_file.read(path, _TABLES, table_memory)
     except SafetensorError as error:
         raise StorageError(f"{path} cannot be read: {error}.") from error

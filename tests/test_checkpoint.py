@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from pavi.checkpoint import KEPT, Checkpoints, stop_requests
 from pavi.errors import StorageError
+from pavi.lazy import is_mapped
 
 RUN = {"seed": 0, "steps": 4}
 
@@ -89,6 +92,48 @@ def test_all_may_be_removed(tmp_path: Path) -> None:
     kept = saved(tmp_path)
     kept.clear()
     assert kept.latest() is None
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_disk_that_fills_up_leaves_the_one_before(
+    writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among the weights, at their end, or in the description that makes them a checkpoint."""
+    kept, count = saved(tmp_path), iter(range(10))
+    sync = os.fsync
+
+    def full(handle: int) -> None:
+        if next(count) == writes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match=r"step 6.*No space.*make room"):
+            kept.save(6, {"step": 6}, {"x": np.full(3, 6.0)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if not writes else "ignore")
+        found = Checkpoints(tmp_path, RUN).latest()
+    assert found is not None
+    assert found[0] == {"step": 5}
+    np.testing.assert_array_equal(found[1]["x"], np.full(3, 5.0))
+    kept.save(6, {"step": 6}, {"x": np.full(3, 6.0)})
+    found = kept.latest()
+    assert found is not None
+    assert found[0] == {"step": 6}
+
+
+def test_large_tables_are_mapped_and_removed_nevertheless(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, RUN, table_memory=0)
+    for step in range(1, 6):
+        kept.save(step, {"step": step}, {"tables:x": np.full(3, float(step)), "x": np.zeros(2)})
+        if step == 1:
+            found = kept.latest()
+    assert found is not None
+    assert is_mapped(found[1]["tables:x"])
+    assert not is_mapped(found[1]["x"])
+    np.testing.assert_array_equal(found[1]["tables:x"], np.ones(3))
+    assert len(list(tmp_path.iterdir())) == KEPT
 
 
 @pytest.fixture

@@ -5,19 +5,22 @@ Weights are random: what is stored does not depend on how they came about. Error
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mapped_files import all_mapped, grown_by
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy_backend import install, on_backend, random_posterior
 from safetensors.numpy import load_file, save_file
@@ -25,7 +28,19 @@ from small_models import MODELS, county
 from varied_models import CASES
 
 import pavi
-from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, Posterior, StorageError, dist
+from pavi import (
+    Data,
+    Family,
+    Latent,
+    Observed,
+    Plate,
+    PlateGraph,
+    Posterior,
+    StorageError,
+    dist,
+    tensor_file,
+)
+from pavi.lazy import is_mapped
 from pavi.lowering import lower
 from pavi.schedule import History
 
@@ -354,6 +369,72 @@ def test_a_full_disk_is_not_filled_with_parts(
         replace(posterior, verdict="another").save(saved)
     assert {path.name for path in saved.iterdir()} == before
     assert load(saved).verdict == "it settled"
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 3])
+def test_a_disk_that_fills_up_while_tables_are_written(
+    pieces: int, posterior: Posterior, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def filling(arrays: dict[str, np.ndarray]) -> Iterator[memoryview]:
+        yield from islice(parts(arrays), pieces)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    parts = tensor_file.parts
+    before = {path.name for path in saved.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(tensor_file, "parts", filling)
+        with pytest.raises(OSError, match="No space"):
+            replace(posterior, verdict="another").save(saved)
+    assert {path.name for path in saved.iterdir()} == before
+    assert load(saved).verdict == "it settled"
+
+
+def test_large_tables_are_mapped(posterior: Posterior, saved: Path, tmp_path: Path) -> None:
+    size = sum(table.nbytes for table in posterior.tables.values())
+    loaded = pavi.load(saved, *MODEL(), backend="numpy", table_memory=size - 1)
+    assert all_mapped(loaded.tables)
+    assert not any(map(is_mapped, loaded.weights.values()))
+    same(posterior, loaded)
+    draws = posterior.sample(5, plates={"county": [3, 1]})
+    for name, draw in loaded.sample(5, plates={"county": [3, 1]}).items():
+        assert_array_equal(draw, draws[name])
+    # Onto itself, and elsewhere
+    for folder in (saved, tmp_path / "other"):
+        loaded.save(folder)
+        same(posterior, load(folder))
+    assert not any(map(is_mapped, load(saved).tables.values()))
+    with pytest.raises(pavi.PaviError, match=r"table_memory=-1.*number of bytes"):
+        pavi.load(saved, *MODEL(), backend="numpy", table_memory=-1)
+
+
+def test_large_tables_are_checked_as_others_are(saved: Path) -> None:
+    def mapped() -> Posterior:
+        return pavi.load(saved, *MODEL(), backend="numpy", table_memory=0)
+
+    path = weights_of(saved)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    storage_error(mapped, "edited")
+    path.write_bytes(content[:-100])
+    storage_error(mapped, "truncated")
+    path.unlink()
+    storage_error(mapped, "missing")
+
+
+def test_a_save_takes_little_memory_however_large_the_tables_are(tmp_path: Path) -> None:
+    before = """
+    from pavi import storage
+    storage.write(folder / "small", {}, {"x": np.zeros(3)})
+    table = filled(5_000_000, 10)
+    """
+    measured = """
+    storage.write(folder / "run", {}, {"tables:x": table})
+    _, arrays = storage.read(folder / "run", (), 1 << 20)
+    assert arrays["tables:x"][4_999_999, 3] == 4_999_999
+    """
+    assert grown_by(tmp_path, before, measured) < 40 * 2**20
+    assert weights_of(tmp_path / "run").stat().st_size > 200_000_000
 
 
 def test_a_description_names_its_weights(saved: Path) -> None:
