@@ -169,7 +169,7 @@ def fit(
         progress=progress,
     )
     if dry_run:
-        click.echo(str(run(dry_run=True)))
+        click.echo(str(run(checkpoint=checkpoint, dry_run=True)))
         return
     posterior = run(checkpoint=checkpoint, resume=not fresh)
     # The weights come first: whatever fails from here on, the fit is not lost.

@@ -6,6 +6,8 @@ from hashlib import sha256
 
 import numpy as np
 
+from pavi.mapped import release
+
 # Up to so many elements an array enters a digest whole, else by so many evenly spaced ones.
 WHOLE = 1 << 23
 SAMPLE = 1 << 20
@@ -16,6 +18,7 @@ def digest(array: np.ndarray, dtype: str) -> str:
     found = sha256(repr(array.shape).encode())
     # + 0 makes -0.0 the 0.0 that it equals
     found.update((_sampled(array).astype(dtype) + np.zeros((), dtype)).tobytes())
+    release(array)
     return found.hexdigest()
 
 

@@ -12,14 +12,18 @@ from math import prod
 import numpy as np
 
 from pavi.binding import BoundData
+from pavi.byte_sizes import readable
 from pavi.errors import PaviError
+from pavi.feed import CALL_BYTES
 from pavi.plan import BlockPlan, GuidePlan
 from pavi.run import Run
 from pavi.schedule import CHUNK
-from pavi.tables import packed_width
+from pavi.tables import TableSpace, fitted_bytes, packed_bytes, packed_width
 
 # Copies of a step's intermediate arrays that are alive at once, at most, in what was measured.
 _ALIVE = 4
+# Copies of the rows of a call, on their way between tables, host and device, in what was measured.
+_ROW_COPIES = 10
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Forecast:
         latents: ground latent scalars.
         weights: trained numbers.
         data_bytes: data held in memory.
-        table_bytes: free tables with their optimizer's state, on the host.
+        table_bytes: free tables with their optimizer's state, in the host's memory or in files.
         step_bytes: estimate of what the compiled step works with.
         program_bytes: what the compiled program says that it needs; None where the backend does not
             tell.
@@ -40,6 +44,9 @@ class Forecast:
         seconds_per_step: of the probe, compilation left out; None without one.
         compile_seconds: time to the end of the first call, less its steps; None without a probe.
         steps: steps of the fit; None where the fit itself decides.
+        file_bytes: what is held in files instead of memory: the tables, and the fitted ones; 0
+            where they are in memory.
+        row_bytes: estimate of the tables' rows that are in memory where the tables are in files.
     """
 
     latents: int
@@ -53,11 +60,18 @@ class Forecast:
     seconds_per_step: float | None = None
     compile_seconds: float | None = None
     steps: int | None = None
+    file_bytes: int = 0
+    row_bytes: int = 0
+
+    @property
+    def host_table_bytes(self) -> int:
+        """Estimate of the memory that tables take, which are read out once more at the end."""
+        return self.row_bytes if self.file_bytes else 2 * self.table_bytes
 
     @property
     def host_bytes(self) -> int:
-        """Estimate of all that the fit adds to the host's memory; tables are read out once more."""
-        return 2 * self.table_bytes + self.step_bytes
+        """Estimate of all that the fit adds to the host's memory."""
+        return self.host_table_bytes + self.step_bytes
 
     @property
     def seconds(self) -> float | None:
@@ -75,28 +89,31 @@ class Forecast:
         """
         if self.available_bytes is None or self.host_bytes <= self.available_bytes:
             return
+        files = "" if self.file_bytes else "table_memory=0, which holds the tables in files, "
         raise PaviError(
-            f"This fit needs about {_size(self.host_bytes)} of memory beside the data (tables "
-            f"{_size(2 * self.table_bytes)}, a step {_size(self.step_bytes)}), and "
-            f"{_size(self.available_bytes)} are free. Give a smaller batch, as in "
-            "batch={'county': 64}, fewer num_particles, or Family(encoding='encoder'), which has "
-            "no tables."
+            f"This fit needs about {readable(self.host_bytes)} of memory beside the data (tables "
+            f"{readable(self.host_table_bytes)}, a step {readable(self.step_bytes)}), and "
+            f"{readable(self.available_bytes)} are free. Give a smaller batch, as in "
+            f"batch={{'county': 64}}, fewer num_particles, {files}or Family(encoding='encoder'), "
+            "which has no tables."
         )
 
     def __str__(self) -> str:
         lines = [
             f"latents        {self.latents:,}",
             f"weights        {self.weights:,}",
-            f"data           {_size(self.data_bytes)} in memory",
-            f"tables         {_size(self.table_bytes)} on the host",
-            f"step           {_size(self.step_bytes)} (estimate)",
+            f"data           {readable(self.data_bytes)} in memory",
+            f"tables         {readable(self.table_bytes)} {self._where()}",
+            f"step           {readable(self.step_bytes)} (estimate)",
         ]
         if self.program_bytes is not None:
-            lines.append(f"program        {_size(self.program_bytes)} on the device (compiled)")
+            lines.append(f"program        {readable(self.program_bytes)} on the device (compiled)")
         if self.peak_bytes is not None:
-            lines.append(f"peak memory    {_size(self.peak_bytes)} (this process, after a probe)")
+            lines.append(
+                f"peak memory    {readable(self.peak_bytes)} (this process, after a probe)"
+            )
         if self.available_bytes is not None:
-            lines.append(f"free memory    {_size(self.available_bytes)}")
+            lines.append(f"free memory    {readable(self.available_bytes)}")
         if self.seconds_per_step is not None:
             lines.append(f"step time      {1e3 * self.seconds_per_step:.3g} ms")
             lines.append(f"compilation    {self.compile_seconds:.1f} s")
@@ -106,6 +123,11 @@ class Forecast:
             lines.append("expected time  decided on the way: give steps=N for a forecast")
         return "\n".join(lines)
 
+    def _where(self) -> str:
+        if not self.file_bytes:
+            return "in the host's memory"
+        return f"in files, which take {readable(self.file_bytes)} of disk with the fitted tables"
+
 
 def expect(
     plan: GuidePlan,
@@ -113,6 +135,7 @@ def expect(
     sizes: Mapping[str, int],
     num_particles: int,
     dtype: str,
+    space: TableSpace,
 ) -> Forecast:
     """The forecast that needs no probe.
 
@@ -122,17 +145,20 @@ def expect(
         sizes: rows of each plate that a step sees.
         num_particles: draws of the guide at each step.
         dtype: floating dtype of the run.
+        space: where the tables are held.
     """
-    width = np.dtype(dtype).itemsize
-    tables = sum((b.copies + 1) * packed_width(b.table_width) for b in plan.blocks if b.table_width)
+    width, tables = np.dtype(dtype).itemsize, packed_bytes(plan, dtype)
+    in_files = space.folder_of(plan, dtype) is not None
     step = sum(_step_numbers(plan, block, sizes) for block in plan.blocks)
     return Forecast(
         latents=plan.num_latents,
         weights=plan.num_weights,
         data_bytes=sum(int(getattr(value, "nbytes", 0)) for value in data.values.values()),
-        table_bytes=width * tables,
+        table_bytes=tables,
         step_bytes=width * _ALIVE * num_particles * step,
         available_bytes=_available(),
+        file_bytes=tables + fitted_bytes(plan, dtype) if in_files else 0,
+        row_bytes=width * _ROW_COPIES * _row_numbers(plan, sizes, width) if in_files else 0,
     )
 
 
@@ -153,6 +179,18 @@ def probed(run: Run, forecast: Forecast, steps: int | None) -> Forecast:
             "steps": steps,
         }
     )
+
+
+def _row_numbers(plan: GuidePlan, sizes: Mapping[str, int], width: int) -> int:
+    """Numbers of the tables' rows that a call is given, at most."""
+    drawn = sum(size for plate, size in sizes.items() if size < plan.sizes[plate])
+    steps = int(np.clip(CALL_BYTES // (3 * width * max(drawn, 1)), 1, CHUNK))
+    numbers = 0
+    for block in plan.blocks:
+        if block.table_width:
+            rows = min(steps * prod(sizes[plate] for plate in block.plates), block.copies) + 1
+            numbers += rows * packed_width(block.table_width)
+    return numbers
 
 
 def _step_numbers(plan: GuidePlan, block: BlockPlan, sizes: Mapping[str, int]) -> int:
@@ -190,10 +228,3 @@ def _peak() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _size(count: int) -> str:
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count} bytes"

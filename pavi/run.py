@@ -19,7 +19,7 @@ from pavi.plan import GuidePlan
 from pavi.prefixes import part_of, prefixed
 from pavi.schedule import CHUNK, History, Schedule, Verdict, after_cooling
 from pavi.subsampling import Sampler
-from pavi.tables import Table, TableStore
+from pavi.tables import Table, TableSpace, TableStore
 
 
 class _Rows(NamedTuple):
@@ -50,6 +50,10 @@ class Run:
         learning_rate: Adam's rate at its peak.
         seed: seed of weights, batches and noise.
         steps: number of steps, or `"auto"`.
+        space: where the free tables are held; what is held in files is gone with the run.
+
+    Raises:
+        PaviError: the free tables do not fit where they are to be held.
     """
 
     def __init__(
@@ -62,10 +66,11 @@ class Run:
         learning_rate: float,
         seed: int,
         steps: int | Literal["auto"],
+        space: TableSpace | None = None,
     ) -> None:
         self._plan, self._seed = plan, seed
         self._feed = Feed(plan, data, sampler, settings.dtype)
-        self._tables = TableStore(plan, settings.dtype)
+        self._tables = TableStore(plan, settings.dtype, space)
         self._program = adapter.program(plan, self._feed.resident, settings)
         self._program.initialise(initial_weights(plan, seed, settings.dtype), seed)
         self._movement = Movement(plan, self._tables)

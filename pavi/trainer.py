@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
-from tqdm import tqdm
 
 from pavi.backends.base import Adapter, Arrays, Settings, get_adapter
 from pavi.binding import BoundData
@@ -25,9 +24,10 @@ from pavi.lowering import lower
 from pavi.objective import Gradient
 from pavi.plan import GuidePlan
 from pavi.posterior import Posterior
+from pavi.progress import progress_bar, show_progress
 from pavi.run import Run, initial_weights
-from pavi.schedule import History, Schedule
 from pavi.subsampling import Sampler, check_batch
+from pavi.tables import TABLE_MEMORY, TableSpace
 
 DEFAULT_LEARNING_RATE = 0.005
 # Small models are cheap: more draws a step make it quieter at hardly any cost.
@@ -52,6 +52,9 @@ class Trainer:
             approach, path from then on (see `pavi.schedule`).
         seed: seed of weights, batches and noise; the same seed gives the same bits.
         dtype: `"float32"` or `"float64"`.
+        table_memory: bytes of free tables, with their optimizer's state, to hold in memory. Larger
+            ones are in files without a name, in the folder of the checkpoints or else of temporary
+            files (`TMPDIR`), gone with the run, the fitted tables with the posterior.
 
     Raises:
         PaviError: data that do not fit the graph, an option that cannot be, a backend that is not
@@ -71,6 +74,7 @@ class Trainer:
         gradient: Gradient = "auto",
         seed: int = 0,
         dtype: Literal["float32", "float64"] = "float32",
+        table_memory: int = TABLE_MEMORY,
     ) -> None:
         if dtype not in ("float32", "float64"):
             raise PaviError(f"dtype={dtype!r}: expected 'float32' or 'float64'.")
@@ -94,6 +98,7 @@ class Trainer:
             raise PaviError(
                 f"batch={batch!r}: expected reduced sizes by plate, as in batch={{'county': 64}}."
             )
+        self._space = TableSpace(table_memory)
         self._adapter = get_adapter(backend) if backend is not None else None
         self.data: BoundData = data.bind(graph)
         check_batch(self.data, batch or {})
@@ -105,7 +110,7 @@ class Trainer:
         sizes = sampler.sizes if sampler else self.data.sizes
         particles = int(num_particles or _particles(self.plan, sizes))
         self._settings = Settings(particles, gradient, dtype)
-        self._expected = expect(self.plan, self.data, sizes, particles, dtype)
+        self._expected = expect(self.plan, self.data, sizes, particles, dtype, self._space)
         self._learning_rate, self._seed = float(learning_rate), int(seed)
 
     def initial(self) -> Arrays:
@@ -145,15 +150,17 @@ class Trainer:
         kept: Checkpoints | None = None
         found = None
         if checkpoint is not None:
-            kept = Checkpoints(Path(checkpoint), self._identity(steps), checkpoint_seconds)
+            identity, memory = self._identity(steps), self._space.memory
+            kept = Checkpoints(Path(checkpoint), identity, checkpoint_seconds, memory)
             if not resume:
                 kept.clear()
             found = kept.latest()
-        run = self.run(steps)
+        run = self.run(steps, checkpoint)
         try:
             if found is not None:
                 run.restore(*found)
-            with _bar(run.schedule.expected, progress) as bar:
+                found = None  # a mapped file has its place on the disk until it is let go of
+            with progress_bar(run.schedule.expected, progress) as bar:
                 _advance(run, bar, kept)
         finally:
             run.close()
@@ -171,12 +178,19 @@ class Trainer:
             seconds=run.seconds,
         )
 
-    def forecast(self, steps: int | Literal["auto"] = "auto", *, probe: bool = True) -> Forecast:
+    def forecast(
+        self,
+        steps: int | Literal["auto"] = "auto",
+        *,
+        probe: bool = True,
+        checkpoint: str | Path | None = None,
+    ) -> Forecast:
         """What a fit will cost, after a short probe.
 
         Args:
             steps: number of steps of the fit, or `"auto"`.
             probe: whether to compile and take a few steps, for the time and the memory of one.
+            checkpoint: the folder that the fit will have for checkpoints; nothing is left there.
 
         Raises:
             PaviError: the fit cannot be held in memory; or no backend to probe.
@@ -185,18 +199,23 @@ class Trainer:
         forecast.check()
         if not probe:
             return forecast
-        run = self.run(steps)
+        run = self.run(steps, checkpoint)
         try:
             return probed(run, forecast, None if steps == "auto" else int(steps))
         finally:
             run.close()
 
-    def run(self, steps: int | Literal["auto"]) -> Run:
+    def run(self, steps: int | Literal["auto"], folder: str | Path | None = None) -> Run:
         """A fit at its beginning, to be advanced by hand, a record of steps at a time.
 
+        Args:
+            steps: number of steps, or `"auto"`.
+            folder: of tables that are not held in memory; by default that of temporary files.
+
         Raises:
-            PaviError: no backend.
+            PaviError: no backend, or no room for the free tables.
         """
+        space = replace(self._space, folder=Path(folder)) if folder is not None else self._space
         return Run(
             self.plan,
             self.data,
@@ -206,6 +225,7 @@ class Trainer:
             self._learning_rate,
             self._seed,
             steps,
+            space,
         )
 
     def _present_adapter(self) -> Adapter:
@@ -237,7 +257,7 @@ def _advance(run: Run, bar: Any, kept: Checkpoints | None) -> None:
     with stop_requests(enabled=kept is not None) as received:
         while not run.schedule.finished and not received:
             count = run.advance()
-            _show(bar, run.history, run.schedule, count)
+            show_progress(bar, run.history, run.schedule, count)
             if kept and (kept.due() or received):
                 kept.save(int(run.history.step[-1]), *run.state())
     if received:
@@ -262,6 +282,7 @@ def fit(
     gradient: Gradient = ...,
     seed: int = ...,
     dtype: Literal["float32", "float64"] = ...,
+    table_memory: int = ...,
     progress: bool = ...,
     checkpoint: str | Path | None = ...,
     resume: bool = ...,
@@ -283,6 +304,7 @@ def fit(
     gradient: Gradient = ...,
     seed: int = ...,
     dtype: Literal["float32", "float64"] = ...,
+    table_memory: int = ...,
     progress: bool = ...,
     checkpoint: str | Path | None = ...,
     resume: bool = ...,
@@ -303,6 +325,7 @@ def fit(
     gradient: Gradient = "auto",
     seed: int = 0,
     dtype: Literal["float32", "float64"] = "float32",
+    table_memory: int = TABLE_MEMORY,
     progress: bool = True,
     checkpoint: str | Path | None = None,
     resume: bool = True,
@@ -323,6 +346,7 @@ def fit(
         gradient: `"auto"`, `"path"` or `"total"`.
         seed: seed of everything random.
         dtype: `"float32"` or `"float64"`.
+        table_memory: bytes of free tables to hold in memory; larger ones are in files.
         progress: whether to show a progress bar.
         checkpoint: a folder for checkpoints; Ctrl-C and SIGTERM save one before they end the fit.
         resume: whether to go on from the newest checkpoint in the folder, if there is one.
@@ -346,9 +370,10 @@ def fit(
         gradient=gradient,
         seed=seed,
         dtype=dtype,
+        table_memory=table_memory,
     )
     if dry_run:
-        return trainer.forecast(steps)
+        return trainer.forecast(steps, checkpoint=checkpoint)
     return trainer.fit(steps, progress=progress, checkpoint=checkpoint, resume=resume)
 
 
@@ -372,15 +397,3 @@ def standards(data: BoundData) -> dict[str, tuple[float, float]]:
         scale = float(array.std(dtype=np.float64))
         out[name] = float(array.mean(dtype=np.float64)), scale if scale > 0 else 1.0
     return out
-
-
-def _bar(total: int | None, progress: bool) -> Any:
-    return tqdm(total=total, disable=not progress, unit=" steps", dynamic_ncols=True)
-
-
-def _show(bar: Any, history: History, schedule: Schedule, count: int) -> None:
-    bar.total = schedule.expected
-    phase = "cooling" if schedule.cooling else "training"
-    bar.set_description(phase, refresh=False)
-    bar.set_postfix_str(f"ELBO {history.elbo[-1]:,.4g} +- {history.elbo_se[-1]:.2g}", refresh=False)
-    bar.update(count)

@@ -10,8 +10,8 @@ import pytest
 from small_models import MODELS
 
 import pavi
-from pavi import Family, PaviError, forecast
-from pavi.tables import TableStore
+from pavi import Family, Latent, Observed, PaviError, Plate, PlateGraph, dist, forecast
+from pavi.tables import TableStore, fitted_bytes
 
 
 def trainer(**options: object) -> pavi.Trainer:
@@ -44,6 +44,49 @@ def test_what_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "_available", lambda: 10)
     with pytest.raises(PaviError, match="10 bytes are free"):
         trainer().forecast(probe=False)
+
+
+def test_tables_in_files_take_disk_instead_of_memory() -> None:
+    family, batch = Family(encoding="free"), {"county": 1}
+    memory = trainer(family=family, batch=batch).forecast(probe=False)
+    files = trainer(family=family, batch=batch, table_memory=0).forecast(probe=False)
+    assert (memory.file_bytes, memory.row_bytes) == (0, 0)
+    assert memory.host_bytes == 2 * memory.table_bytes + memory.step_bytes
+    assert "in the host's memory" in str(memory)
+    plan = trainer(family=family).plan
+    assert files.table_bytes == memory.table_bytes
+    assert files.file_bytes == files.table_bytes + fitted_bytes(plan, "float32")
+    assert files.host_bytes == files.row_bytes + files.step_bytes
+    assert "in files" in str(files)
+    assert "of disk" in str(files)
+    with pytest.raises(PaviError, match="table_memory=0"):
+        replace(memory, available_bytes=10).check()
+    with pytest.raises(PaviError, match=r"or Family\(encoding") as caught:
+        replace(files, available_bytes=10).check()
+    assert "table_memory" not in str(caught.value)
+
+
+def test_rows_in_memory_depend_on_the_batch_and_not_on_the_tables() -> None:
+    def rows(groups: int, batch: int) -> int:
+        graph = PlateGraph(
+            [Plate("group")],
+            [
+                Latent("effect", dist.Normal(0.0, 1.0), plates="group"),
+                Observed("y", lambda effect: dist.Normal(effect, 1.0), plates="group"),
+            ],
+        )
+        own = pavi.Trainer(
+            graph,
+            pavi.Data({"y": np.zeros(groups)}),
+            backend=None,
+            family=Family(encoding="free"),
+            batch={"group": batch},
+            table_memory=0,
+        )
+        return own.forecast(probe=False).row_bytes
+
+    assert rows(100_000, 10) == rows(200_000, 10) > rows(200_000, 5)
+    assert rows(1000, 10) < rows(100_000, 10)
 
 
 def test_a_probe_tells_time_and_memory(backend: str) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mapped_files import all_mapped, mapped_in
 
 import pavi
-from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, dist, feed
+from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, dist, feed, mapped, storage
 from pavi.backends.base import Rates
 from pavi.run import Run
 from pavi.schedule import CHUNK
-from pavi.tables import Table
+from pavi.tables import Table, TableSpace
 
 
 class Counting:
@@ -76,8 +78,9 @@ def trainer(groups: int, batch: int | None) -> pavi.Trainer:
     )
 
 
-def run_of(own: pavi.Trainer, program: Counting) -> Run:
-    return Run(own.plan, own.data, program, own._sampler, own._settings, 0.01, 0, 10**6)  # type: ignore[arg-type]
+def run_of(own: pavi.Trainer, program: Counting, space: TableSpace | None = None) -> Run:
+    parts = (own.plan, own.data, program, own._sampler, own._settings)
+    return Run(*parts, 0.01, 0, 10**6, space)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("small_calls", [False, True])
@@ -118,3 +121,36 @@ def test_a_run_goes_on_where_it_was_kept(batch: int | None) -> None:
     for name in ("history:step", "history:elbo", "movement:000", "movement:001"):
         np.testing.assert_array_equal(other.state()[1][name], run.state()[1][name])
     other.close()
+
+
+@pytest.mark.parametrize("batch", [None, 5])
+def test_a_run_in_files_is_one_in_memory(
+    batch: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it goes on from a checkpoint of either kind; it leaves nothing behind."""
+    monkeypatch.setattr(mapped, "PART_BYTES", 5000)
+    own, files = trainer(3000, batch), TableSpace(0, tmp_path / "files")
+    (tmp_path / "files").mkdir()
+    memory = run_of(own, Counting(3000))
+    for _ in range(3):
+        memory.advance()
+    wanted = memory.fitted(averaged=False)[1]["group"]
+    memory.close()
+    first = run_of(own, Counting(3000), files)
+    first.advance()
+    storage.write(tmp_path / "kept", *first.state())
+    for space in (files, None):
+        second = run_of(own, Counting(3000), space)
+        keys = ("calls", "schedule")
+        second.restore(*storage.read(tmp_path / "kept", keys, 10**9 if space else 0))
+        for run in (second,) if space is None else (second, first):
+            run.advance()
+            run.advance()
+            tables = run.fitted(averaged=False)[1]
+            assert all_mapped(tables) == (run is first or space is files)
+            np.testing.assert_array_equal(tables["group"], wanted)
+            run.close()
+    assert mapped_in(tmp_path / "files") > 0
+    del first, second, run, tables
+    assert mapped_in(tmp_path) == 0
+    assert list((tmp_path / "files").iterdir()) == []

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mapped_files import all_mapped, mapped_in
 from numpy.testing import assert_allclose, assert_array_equal
 from small_models import rng
 
 import pavi
 from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, Posterior, dist
+from pavi.checkpoint import Checkpoints
 from pavi.errors import StorageError
 from pavi.run import Run, rebased
 from pavi.schedule import CHUNK
@@ -253,3 +255,42 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(
             assert_array_equal(mine[name], value, err_msg=name)
     with pytest.raises(StorageError, match="seed: 0 there, 1 here"):
         fit(backend, **options, checkpoint=tmp_path, seed=1)
+
+
+def test_a_fit_with_tables_in_files_has_the_same_bits(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it goes on from a checkpoint; the files are gone with the posterior."""
+    options = {
+        "family": Family(flow="none", hidden=4, encoding="encoder+free"),
+        "batch": {"group": 3},
+        "steps": 2 * CHUNK,
+    }
+    wanted = fit(backend, **options)
+    options |= {"table_memory": 0, "checkpoint": tmp_path}
+    advance, records = Run.advance, []
+
+    def cut_off(run: Run) -> int:
+        records.append(None)
+        if len(records) == 2:
+            raise KeyboardInterrupt
+        return advance(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "advance", cut_off)
+        patch.setattr(Checkpoints, "due", lambda _: True)
+        with pytest.raises(KeyboardInterrupt):
+            fit(backend, **options)
+    (checkpoint,) = tmp_path.iterdir()
+    found = fit(backend, **options)
+    assert list(tmp_path.iterdir()) == [checkpoint]
+    assert all_mapped(found.tables)
+    assert_array_equal(found.history.elbo, wanted.history.elbo)
+    for mine, theirs in ((found.weights, wanted.weights), (found.tables, wanted.tables)):
+        assert mine.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert_array_equal(mine[name], value, err_msg=name)
+    assert_array_equal(found.sample(3)["theta"], wanted.sample(3)["theta"])
+    assert mapped_in(tmp_path) > 0
+    del found, mine
+    assert mapped_in(tmp_path) == 0
