@@ -8,7 +8,7 @@ gap between the log evidence and its ELBO is below `--quality` nats per latent (
 family here comes within 0.001). The gap is evaluated off the clock, whenever the clock has gone on
 by 2%. Every run has a process of its own.
 
-pavi runs as it comes. Its peers are given several rates for Adam, constant ones and one that falls,
+pavi runs as it comes. Its peers are given several rates for Adam, constant ones and falling ones,
 of which the best is reported: each has a quarter of `--limit`, but not longer than the best before
 it took; if none arrives, the one whose pace promises most starts anew with all of `--limit`.
 
@@ -123,10 +123,8 @@ def best(name: str, contender: Contender, groups: int, quality: float, limit: fl
     """A contender at the rate that suits it best."""
     if not contender.fits(groups):
         return {"reached": False, "gigabytes": round(contender.gigabytes(groups), 1)}
-    if len(contender.rates) == 1:
-        return run_apart(name, groups, contender.rates[0], quality, limit)
     trials: list[Row] = []
-    share = TRIAL * limit
+    share = TRIAL * limit if len(contender.rates) > 1 else limit
     for rate in contender.rates:
         trials.append(run_apart(name, groups, rate, quality, share))
         if trials[-1]["reached"]:
@@ -134,6 +132,8 @@ def best(name: str, contender: Contender, groups: int, quality: float, limit: fl
     arrived = [trial for trial in trials if trial["reached"]]
     if arrived:
         row = min(arrived, key=lambda trial: trial["seconds"])
+    elif len(trials) == 1:
+        row = trials[0]
     else:
         rate = min(trials, key=lambda trial: trial["promise"])["rate"]
         row = run_apart(name, groups, rate, quality, limit)
