@@ -138,7 +138,8 @@ def best(name: str, contender: Contender, groups: int, quality: float, limit: fl
         rate = min(trials, key=lambda trial: trial["promise"])["rate"]
         row = run_apart(name, groups, rate, quality, limit)
     kept = ("rate", "reached", "seconds", "steps", "gap")
-    return {**row, "trials": [{key: trial[key] for key in kept} for trial in trials]}
+    shown = {key: value for key, value in row.items() if key != "promise"}
+    return shown | {"trials": [{key: trial[key] for key in kept} for trial in trials]}
 
 
 HEADER = (
