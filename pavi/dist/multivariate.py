@@ -10,6 +10,7 @@ import numpy as np
 
 from pavi import ops
 from pavi.dist.moments import beta_moments
+from pavi.dist.special import log_normal_density
 from pavi.dist.spec import Array, Spec, promote
 from pavi.dist.supports import (
     CORRELATION_CHOLESKY,
@@ -63,6 +64,16 @@ class MultivariateNormal(Spec):
         loc, factor = promote(self.loc, self.scale_tril)
         # Var x_i = sum_j L_ij^2
         return loc, ops.sqrt(ops.sum(factor * factor, axis=-1))
+
+    def log_density(self, value: Array) -> Array:
+        """Log p(value), `[...]`; NumPyro hands a batch of factors to LAPACK, see `ops`."""
+        value, loc, factor = promote(value, self.loc, self.scale_tril)
+        # z = L^{-1} (x - mu)
+        z = ops.solve_triangular(factor, ops.expand_dims(value - loc, -1))[..., 0]
+        size = ops.shape(factor)[-1]
+        identity = np.eye(size, dtype=bool)
+        log_diagonal = ops.log(ops.sum(ops.where(identity, factor, 0.0), axis=-1))
+        return ops.sum(log_normal_density(z) - log_diagonal, axis=-1)
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -92,20 +94,35 @@ class JaxOps(NumpyLike):
     def cholesky(self, a: Array) -> Array:
         if a.shape[-1] <= unrolled.LARGEST:
             return unrolled.cholesky(self, a)
-        return self.xp.linalg.cholesky(a)
+        return self._one_by_one(self.xp.linalg.cholesky, a)
 
     def solve_triangular(self, factor: Array, b: Array, transpose: bool) -> Array:
         factor, b = self.join(factor, b)
         if factor.shape[-1] <= unrolled.LARGEST:
             return unrolled.solve_triangular(self, factor, b, transpose)
         batch = np.broadcast_shapes(factor.shape[:-2], b.shape[:-2])
-        return self.jax.lax.linalg.triangular_solve(
+        solve = partial(
+            self.jax.lax.linalg.triangular_solve, left_side=True, lower=True, transpose_a=transpose
+        )
+        return self._one_by_one(
+            solve,
             self.xp.broadcast_to(factor, batch + factor.shape[-2:]),
             self.xp.broadcast_to(b, batch + b.shape[-2:]),
-            left_side=True,
-            lower=True,
-            transpose_a=transpose,
         )
+
+    def _one_by_one(self, function: Callable[..., Array], *matrices: Array) -> Array:
+        """A LAPACK routine on each matrix of a batch in turn.
+
+        On a batch jaxlib's own call waits, in a thread of XLA's pool, for tasks of the same pool:
+        two such calls at once leave a pool of two threads waiting for ever.
+        """
+        batch = matrices[0].shape[:-2]
+        flat = [m.reshape(-1, *m.shape[-2:]) for m in matrices]
+        if len(flat[0]) == 1:
+            out = function(*(m[0] for m in flat))
+        else:
+            out = self.jax.lax.map(lambda each: function(*each), tuple(flat))
+        return out.reshape(*batch, *out.shape[-2:])
 
     def stop_gradient(self, x: Array) -> Array:
         return self.jax.lax.stop_gradient(x)

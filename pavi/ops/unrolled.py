@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 
 Array: TypeAlias = Any
 
-# Beyond 6 the compile time grows past seconds, and on a CPU the gain in JAX is gone. For 2,000
-# matrices, factor, two solves and their gradients took, unrolled and by LAPACK, on two CPU cores:
-# n = 3: 0.1 and 2.3 ms; n = 6: 1.0 and 3.4 ms; n = 8: 7.1 and 3.6 ms (JAX), 2.6 and 12 ms (TF).
-LARGEST = 6
+# Beyond 8 the compile time grows past seconds. For 2,000 matrices, factor, two solves and their
+# gradients took, unrolled and by LAPACK on a batch, on two CPU cores: n = 3: 0.1 and 2.3 ms; n = 6:
+# 1.0 and 3.4 ms; n = 8: 7.1 and 3.6 ms (JAX, where a batch may not go to LAPACK), 2.6 and 12 (TF).
+LARGEST = 8
 
 
 def cholesky(table: Any, a: Array) -> Array:

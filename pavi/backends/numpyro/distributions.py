@@ -124,8 +124,8 @@ RULES: dict[type[Spec], Callable[[Any], npd.Distribution]] = {
     ),
     dist.Flat: Flat,
     dist.Dirichlet: lambda s: npd.Dirichlet(s.concentration, **UNCHECKED),
-    dist.MultivariateNormal: lambda s: npd.MultivariateNormal(
-        s.loc, scale_tril=s.scale_tril, **UNCHECKED
+    dist.MultivariateNormal: lambda s: SpecDistribution(
+        s, npd.MultivariateNormal(s.loc, scale_tril=s.scale_tril, **UNCHECKED)
     ),
     dist.LKJCholesky: lambda s: npd.LKJCholesky(s.dimension, s.concentration, **UNCHECKED),
     dist.Bernoulli: lambda s: npd.Bernoulli(s.probs, s.logits, **UNCHECKED),
