@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from pavi import guide, ops
@@ -49,7 +49,7 @@ def elbo_samples(
     draw = guide.sample(plan, params, rows, noise, batch)
     evaluated = draw
     if path:
-        evaluated = guide.evaluate(plan, _held(params), _held(rows), draw, batch)
+        evaluated = guide.evaluate(plan, held(params, params), held(rows, rows), draw, batch)
     log_q = guide.weighted_log_prob(plan, evaluated, batch)
     terms = log_terms(plan.graph, log_prob, draw.values, batch)
     log_p: Array = 0.0
@@ -58,5 +58,6 @@ def elbo_samples(
     return log_p - log_q
 
 
-def _held(params: Mapping[str, Array]) -> dict[str, Array]:
-    return {name: ops.stop_gradient(x) for name, x in params.items()}
+def held(params: Mapping[str, Array], names: Collection[str]) -> dict[str, Array]:
+    """Weights or rows, those named without their gradients."""
+    return {n: ops.stop_gradient(x) if n in names else x for n, x in params.items()}

@@ -52,11 +52,8 @@ class JaxProgram:
     def initialise(self, weights: Arrays, seed: int) -> None:
         """Sets the weights and the random state; the optimizer starts at rest."""
         with precision(self._settings.dtype):
-            weights = jax.tree.map(jnp.asarray, weights)
             self._state = JaxState(
-                weights=weights,
-                average=jax.tree.map(jnp.copy, weights),
-                optimizer=self._optimizer.init(weights),
+                *self._at_rest(weights),
                 # XLA's own generator: a fraction of the default one's code and time.
                 key=jax.random.key(seed, impl="rbg"),
             )
@@ -82,12 +79,7 @@ class JaxProgram:
         state = self._existing("rebase")
         with precision(self._settings.dtype):
             host = function(jax.tree.map(np.asarray, state.weights))
-            weights = jax.tree.map(jnp.asarray, host)
-            self._state = state._replace(
-                weights=weights,
-                average=jax.tree.map(jnp.copy, weights),
-                optimizer=self._optimizer.init(weights),
-            )
+            self._state = JaxState(*self._at_rest(host), key=state.key)
 
     def weights(self, *, averaged: bool) -> Arrays:
         """The shared weights: their running average, or the last iterate."""
@@ -126,6 +118,21 @@ class JaxProgram:
                 lambda place, _: jnp.asarray(state[jax.tree_util.keystr(place)]), old
             )
             self._state = new._replace(key=jax.random.wrap_key_data(new.key, impl="rbg"))
+
+    def _at_rest(self, weights: Arrays) -> tuple[Any, Any, Any]:
+        """Weights, their average and the optimizer's state, made on the host.
+
+        Each kind of array that JAX makes itself is a program to compile.
+        """
+        # Copies: the state is donated, and on a CPU a device array may be the host's own.
+        weights, average = (
+            {name: np.array(w, self._settings.dtype) for name, w in weights.items()}
+            for _ in range(2)
+        )
+        shapes = jax.eval_shape(self._optimizer.init, weights)
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        on_device: tuple[Any, Any, Any] = jax.device_put((weights, average, zeros))
+        return on_device
 
     def _existing(self, caller: str) -> JaxState:
         if self._state is None:
@@ -189,7 +196,12 @@ class JaxProgram:
             for name, table in tables.items()
         }
 
+        # What refines is held in the approach: the compiler need not differentiate it.
+        approach = self._settings.gradient == "auto" and not path
+        held = self._plan.refining if approach else frozenset()
+
         def loss(weights: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
+            weights, rows = (objective.held(part, held) for part in (weights, rows))
             shaped = {
                 name: row.reshape((*(sizes[p] for p in self._plan.block(name).plates), -1))
                 for name, row in rows.items()

@@ -193,13 +193,17 @@ class TensorFlowProgram:
         rows = {name: table.value for name, table in drawn.items()}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch((weights, rows))
+            # What refines is held in the approach: the compiler need not differentiate it.
+            approach = self._settings.gradient == "auto" and not path
+            held = self._plan.refining if approach else frozenset()
             shaped = {
                 name: tf.reshape(row, (*(sizes[p] for p in self._plan.block(name).plates), -1))
-                for name, row in rows.items()
+                for name, row in objective.held(rows, held).items()
             }
+            trained = objective.held(weights, held)
             elbo = tf.reduce_mean(
                 objective.elbo_samples(
-                    self._plan, log_prob, weights, shaped, noise, batch, path=path
+                    self._plan, log_prob, trained, shaped, noise, batch, path=path
                 )
             )
             loss = -elbo
