@@ -246,7 +246,8 @@ class Posterior:
 
         Args:
             path: a folder, new or of the same export.
-            statistics: of `"mean"`, `"sd"` and `"quantiles"`.
+            statistics: of `"mean"`, `"sd"` and `"quantiles"`. Without quantiles and draws, a latent
+                that is Gaussian given the coarser ones adds no noise of its own to the first two.
             draws: how many of the draws to write.
             quantiles: which quantiles.
             num_samples: number of draws that the statistics are taken over.
