@@ -96,6 +96,43 @@ def potential(raw: Array, size: int, prior: PriorShift) -> GaussianPotential | D
     return GaussianPotential(precision, prior.scale * pull)
 
 
+def site_potential(
+    rows: Array, weights: Array | None, moments: tuple[Array, Array]
+) -> DiagonalPotential:
+    """The potential of sites: Gaussian factors of u, the unconstrained value, whatever its prior.
+
+        exp(-1/2 L u^2 + h u),    u = m + s w
+
+    Rows of zeros are no factors at all. The gradient of a row is not that of its numbers h and L,
+    but of the mean parameters E[u] and E[u^2] that they give q (-L/2 is the natural parameter of
+    u^2): that is the natural gradient of h and -L/2 (arXiv 1703.04265, eq. 6), with nothing to
+    invert. `tables.moved_rows` goes along it.
+
+    Args:
+        rows: `[*plates, 2 d]`: h, then L.
+        weights: how many copies each copy stands for, `[*plates]`; its gradient is its own.
+        moments: m and s of the prior, `[S, *plates, d]`.
+    """
+    mean, scale = moments
+    size = ops.shape(mean)[-1]
+    held = ops.expand_dims(ops.stop_gradient(rows), 0)
+    moved = ops.expand_dims(rows, 0) - held
+    if weights is not None:
+        some = ops.maximum(weights, ops.zeros_like(weights) + 1e-6)
+        moved = moved / ops.expand_dims(ops.expand_dims(some, -1), 0)
+    shift, precision = held[..., :size], held[..., size:]
+    # Of w: a = s^2 L, b = s (h - L m); q(w) = N(b / (1 + a), 1 / (1 + a))
+    own = scale * scale * precision
+    pull = scale * (shift - precision * mean)
+    centre = pull / (1.0 + own)
+    # dE[u] and dE[u^2], both 0: dVar u = dE[u^2] - 2 E[u] dE[u]
+    first, second = moved[..., :size], moved[..., size:]
+    variance = (second - 2.0 * (mean + scale * centre) * first) / (scale * scale)
+    # d(1 + a) = -(1 + a)^2 dVar w;  db = (1 + a) dE[w] + E[w] d(1 + a)
+    firmer = -(1.0 + own) * (1.0 + own) * variance
+    return DiagonalPotential(own + firmer, pull + (1.0 + own) * first / scale + centre * firmer)
+
+
 def _lower(diagonal: Array, packed: Array, size: int) -> Array:
     """Lower triangular `[..., d, d]` from its diagonal and its entries below it, row by row."""
     rows = []

@@ -22,7 +22,13 @@ from pavi.bijectors import (
     PseudoConjugateAffine,
     solve_potential,
 )
-from pavi.encoders import PriorShift, deep_set_potential, free_potential, reference_shift
+from pavi.encoders import (
+    PriorShift,
+    deep_set_potential,
+    free_potential,
+    reference_shift,
+    site_potential,
+)
 from pavi.plan import BlockPlan, GuidePlan
 from pavi.potentials import natural_potential
 from pavi.prefixes import part_of
@@ -229,6 +235,10 @@ def _condition(
         potential, features = draw.evidence[block.name]
         if features is not None:
             context = features if context is None else ops.concat([context, features], -1)
+    elif block.site:
+        prior_at = prior_moments(plan, block, values, batch, like)
+        weights = product(batch.weights, block.axes)
+        potential = site_potential(rows[block.name], weights, prior_at)
     elif block.reference:
         prior = _prior_shift(plan, block, values, centre, batch, like)
         if block.encoder == "deep_set":

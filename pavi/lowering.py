@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
-from pavi.bijectors import Bijector, Chain, ConditionalAffine, MaskedAutoregressive
+from pavi.bijectors import (
+    DENSE_LIMIT,
+    Bijector,
+    Chain,
+    ConditionalAffine,
+    Identity,
+    MaskedAutoregressive,
+)
 from pavi.encoders import deep_set_parameters, table_width
 from pavi.errors import FamilyError
 from pavi.evidence import Found, Groups, find_evidence, joint_groups, slots
@@ -144,15 +151,19 @@ def _block(
     context = () if apart else _context(graph, family, plates, is_joint, latents, earlier)
     context_size = sum(slot.size for slot in context)
     single = is_joint or not plates
-    flow = _flow(
-        family,
-        family.of(latents[0].name, "flow"),
-        dimension,
-        single,
-        encoder == "natural",
-        context_size,
-        mean_field,
-    )
+    asked = family.of(latents[0].name, "flow")
+    if (
+        asked == "auto"
+        and encoding == "free"
+        and not single
+        and not mean_field
+        and size > DENSE_LIMIT
+    ):
+        # The rows are sites, of which nothing is shared.
+        flow: Bijector = Identity(dimension)
+    else:
+        natural = encoder == "natural"
+        flow = _flow(family, asked, dimension, single, natural, context_size, mean_field)
     parameters = {f"flow/{key}": spec for key, spec in flow.parameter_specs().items()}
     if encoder == "deep_set" and evidence:
         parameters |= deep_set_parameters(graph, family, evidence, size, context_size)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from math import prod
 from typing import Any, Literal
+
+import numpy as np
 
 from pavi import guide, ops
 from pavi.batch import Batch
@@ -56,6 +59,28 @@ def elbo_samples(
     for term in terms.values():
         log_p = log_p + term
     return log_p - log_q
+
+
+def base_noise(
+    plan: GuidePlan, samples: int, sizes: Mapping[str, int], normal: Callable[[int], Array]
+) -> dict[str, Array]:
+    """Standard normal noise of one step, `{block: [S, *axes, dimension]}`, in pairs if need be.
+
+    Args:
+        plan: the plan.
+        samples: S.
+        sizes: rows of every plate in the batch.
+        normal: makes a vector of so many standard normal numbers.
+    """
+    drawn = -(-samples // 2) if plan.paired else samples
+    shapes = guide.noise_shapes(plan, drawn, sizes)
+    ends = np.cumsum([prod(shape) for shape in shapes.values()])
+    flat, out, start = normal(int(ends[-1])), {}, 0
+    for (name, shape), end in zip(shapes.items(), ends, strict=True):
+        part = ops.reshape(flat[start:end], shape)
+        out[name] = ops.concat([part, -part[: samples - drawn]], 0) if samples > drawn else part
+        start = end
+    return out
 
 
 def held(params: Mapping[str, Array], names: Collection[str]) -> dict[str, Array]:

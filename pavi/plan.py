@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
-from pavi.bijectors import DENSE_LIMIT, Bijector, Chain, ConditionalAffine, ParameterSpec
+from pavi.bijectors import (
+    DENSE_LIMIT,
+    Bijector,
+    Chain,
+    ConditionalAffine,
+    Identity,
+    ParameterSpec,
+)
 from pavi.dist.supports import Real
 from pavi.family import Family
 from pavi.graph import PlateGraph
@@ -147,7 +154,7 @@ class BlockPlan:
     @property
     def reference(self) -> bool:
         """Whether its potential is held relative to the prior at the guide's centre."""
-        return self.encoder == "deep_set" or self.free_potential
+        return self.encoder == "deep_set" or (self.free_potential and not self.site)
 
     @property
     def free_potential(self) -> bool:
@@ -155,9 +162,16 @@ class BlockPlan:
         return self.table_width > 0 and self.encoder is None and self.whitened
 
     @property
+    def site(self) -> bool:
+        """Whether its potentials are the natural parameters of sites, see `encoders`."""
+        return self.free_potential and isinstance(self.flow, Identity)
+
+    @property
     def elementwise(self) -> bool:
         """Whether each coordinate of the vector depends on its own base noise alone."""
-        diagonal = isinstance(self.flow, ConditionalAffine) and self.flow.rank == "diagonal"
+        diagonal = self.site or (
+            isinstance(self.flow, ConditionalAffine) and self.flow.rank == "diagonal"
+        )
         dense = self.encoder is not None or self.free_potential
         return diagonal and (self.dimension == 1 or self.long or not dense)
 
@@ -220,8 +234,32 @@ class GuidePlan:
             and not own & set(self.graph.variables[name].parents)
             for name in own
         )
-        affine = isinstance(block.flow, ConditionalAffine) and not block.joint
+        affine = isinstance(block.flow, ConditionalAffine | Identity) and not block.joint
         return straight and affine and (block.elementwise or block.dimension <= DENSE_LIMIT)
+
+    def share(self, block: BlockPlan) -> float:
+        """The part of the data below a copy that a batch which holds the copy has of it."""
+        shares = [1.0]
+        for observed in self.graph.observed:
+            if not self.graph.determines(observed.plates, block.plates):
+                continue
+            share = 1.0
+            for plate in self.graph.reach(observed.plates) - self.graph.reach(block.plates):
+                if plate in self.batch:
+                    within = [p for p in self.graph.owners(plate) if p in self.batch]
+                    owners = prod(self.sizes[p] for p in within)
+                    share *= min(1.0, self.batch[plate] * owners / self.sizes[plate])
+            shares.append(share)
+        return min(shares)
+
+    @property
+    def paired(self) -> bool:
+        """Whether draws come in pairs of opposite noise.
+
+        The noise of a batch's gradient would drown what one draw tells of a curvature; between the
+        two of a pair it cancels.
+        """
+        return any(block.site for block in self.blocks)
 
     @cached_property
     def refining(self) -> frozenset[str]:
@@ -271,7 +309,8 @@ def describe_block(plan: GuidePlan, block: BlockPlan) -> list[str]:
         given = ", ".join(f"{c.block}{_via(c.recipe)}" for c in block.context)
         lines.append(f"  given {given}")
     how = block.encoding + (f" ({block.encoder})" if block.encoder else "")
-    table = f", table of {block.table_width} columns" if block.table_width else ""
+    rows = "sites" if block.site else "table"
+    table = f", {rows} of {block.table_width} columns" if block.table_width else ""
     lines.append(f"  encoding {how}{table}")
     if block.evidence is not None:
         for factor in block.evidence.factors:

@@ -31,7 +31,7 @@ from pavi.alignment import align, pool
 from pavi.batch import Batch
 from pavi.bijectors import GaussianPotential, solve_potential
 from pavi.model import evaluate_spec, observed_value, row_weights
-from pavi.plan import BlockPlan, GuidePlan, Recipe
+from pavi.plan import BlockPlan, Factor, GuidePlan, Recipe
 from pavi.whitening import block_diagonal, from_whitened, merge_copies, split_copies
 
 Array = Any
@@ -121,10 +121,9 @@ def _linearise(
     evidence = target.evidence
     if evidence is None:
         raise ValueError(f"Block {target.name} has no evidence.")
-    starts = dict(
-        zip([b.name for b in blocks], np.cumsum([0, *(b.size for b in blocks)]), strict=False)
-    )
-    total = sum(b.size for b in blocks)
+    widths = {b.name: b.size for b in blocks}
+    starts = dict(zip(widths, np.cumsum([0, *widths.values()]), strict=False))
+    total = sum(widths.values())
     # Sigma points: the origin, then + e_j, then - e_j for every coordinate j.
     points = np.concatenate([np.zeros((1, total)), np.eye(total), -np.eye(total)])
     known = dict(values)
@@ -136,9 +135,7 @@ def _linearise(
         known |= from_whitened(plan, b, moved, known, batch)[0]
     factors = _Factors()
     for factor in evidence.factors:
-        columns = {n: (int(starts[n]), plan.block(n).size) for n in factor.through}
-        observed = factor.observed
-        _add_rows(plan, target, observed, columns, origin, known, batch, factors, total, first)
+        _add_rows(plan, target, factor, widths, origin, known, batch, factors, first)
     for b in (target, *(plan.block(name) for name in evidence.hidden)):
         if b.name not in factors.precision:
             # No predictor moves with this block: it keeps its prior.
@@ -151,21 +148,23 @@ def _linearise(
 def _add_rows(
     plan: GuidePlan,
     target: BlockPlan,
-    observed: str,
-    columns: Mapping[str, tuple[int, int]],
+    factor: Factor,
+    widths: Mapping[str, int],
     origin: Mapping[str, Array],
     known: Mapping[str, Array],
     batch: Batch,
     factors: _Factors,
-    total: int,
     first: bool,
 ) -> None:
-    """Adds the factors of one observed variable, pooled to the elements of the blocks."""
-    graph = plan.graph
-    variable = graph.variables[observed]
+    """Adds the factors of one observed variable, pooled to the elements of the blocks.
+
+    `widths` are the sizes of the blocks, in the order of the sigma points.
+    """
+    graph, observed = plan.graph, factor.observed
+    variable, total = graph.variables[observed], sum(widths.values())
     spec = evaluate_spec(graph, observed, known, batch, lead=2)
     value = observed_value(graph, observed, batch, lead=2)
-    rank = len(ops.shape(value)) - spec.event_rank
+    rank = len(ops.shape(value)) - spec.event_rank + spec.predictor_rank
     predictors = spec.predictors()
     varying = [_varies(p, rank, total) for p in predictors]
     centres = tuple(p[:1] if v else p for p, v in zip(predictors, varying, strict=True))
@@ -184,24 +183,26 @@ def _add_rows(
         if not v:
             continue
         # J_j = (f(z + e_j) - f(z - e_j)) / 2
-        jacobian = 0.5 * (p[1 : total + 1] - p[total + 1 :])
+        _, ahead, behind = ops.split(p, [1, total, total], 0)
+        jacobian = ops.split(0.5 * (ahead - behind), list(widths.values()), 0)
         gradient = (score + information * (s - c))[0]
         information = information[0]
         if weights is not None:
             shape = (1, *ops.shape(weights), *(1,) * (rank - 2 - len(ops.shape(weights))))
             gradient = gradient * ops.reshape(weights, shape)
             information = information * ops.reshape(weights, shape)
-        parts = {n: _last(jacobian[a : a + d]) for n, (a, d) in columns.items()}
+        moved = dict(zip(widths, jacobian, strict=True))
+        parts = {name: _last(moved[name]) for name in factor.through}
         for name in crossed:
             if name in parts:
                 # A block that crosses the target is not known yet: h <- h / (1 + h J J').
                 wide = 1.0 + information * ops.sum(parts[name] * parts[name], -1)
                 gradient, information = gradient / wide, information / wide
-        for name in columns:
+        for name in factor.through:
             if name not in crossed:
                 offset = _at_rows(plan, name, origin[name], variable.plates, rank, batch)
                 gradient = gradient + information * ops.sum(parts[name] * offset, -1)
-        kept = [n for n in columns if n not in crossed]
+        kept = [n for n in factor.through if n not in crossed]
         _pool_rows(plan, variable.plates, kept, parts, gradient, information, batch, factors)
 
 

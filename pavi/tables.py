@@ -1,4 +1,4 @@
-"""Row-wise Adam for free tables: a row moves when it is drawn, and sleeps otherwise.
+"""Steps of the rows of free tables: a row moves when it is drawn, and sleeps otherwise.
 
 Each row keeps its own count of updates, so that its moments are corrected for the gradients it has
 had; a row that slept is treated as if it had slept, not as if its gradients had been zero.
@@ -28,6 +28,10 @@ Array = Any
 FIRST_DECAY = 0.9
 SECOND_DECAY = 0.99
 EPSILON = 1e-8
+# The n-th natural gradient of a site is taken by rho_n = (n + n_0)^-kappa of its length.
+FORGETTING = 0.75
+# Largest first step.
+FIRST_STEP = 0.2
 # Bytes of tables that are held in memory; larger ones are held in files.
 TABLE_MEMORY = 4 * 2**30
 _REMEDY = (
@@ -106,26 +110,62 @@ class TableSpace:
         return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
-def adam_rows(rows: Table, gradient: Array, rate: Array, averaging: Array = 0.0) -> Table:
-    """Rows `[B, columns]` after one Adam step on a loss with the given gradient.
+def moved_rows(
+    plan: GuidePlan, block: str, rows: Table, gradient: Array, rate: Array, averaging: Array = 0.0
+) -> Table:
+    """Rows `[B, columns]` after one step on a loss with the given gradient.
 
-    Where `averaging` is positive the new iterate joins the row's average, which counts the row's
-    own updates: rows are drawn at different steps.
+    Sites go along their natural gradients, whatever the rate; all others take a step of Adam. Where
+    `averaging` is positive the new iterate joins the row's average, which counts the row's own
+    updates: rows are drawn at different steps.
     """
-    count = rows.count + 1.0
+    rows = rows._replace(count=rows.count + 1.0)
+    if plan.block(block).site:
+        rows = _natural_step(rows, gradient, rate, plan.share(plan.block(block)))
+    else:
+        rows = _adam_step(rows, gradient, rate)
+    joins = ops.cast(averaging + ops.zeros_like(rows.count) > 0, rows.count)
+    averaged = rows.averaged + joins
+    average = rows.average + joins / ops.maximum(averaged, ops.ones_like(averaged)) * (
+        rows.value - rows.average
+    )
+    return rows._replace(average=average, averaged=averaged)
+
+
+def _adam_step(rows: Table, gradient: Array, rate: Array) -> Table:
     # m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
     first = FIRST_DECAY * rows.first + (1.0 - FIRST_DECAY) * gradient
     second = SECOND_DECAY * rows.second + (1.0 - SECOND_DECAY) * gradient * gradient
     # theta <- theta - rate (m / (1 - b1^n)) / (sqrt(v / (1 - b2^n)) + eps)
-    first_corrected = first / (1.0 - ops.exp(count * float(np.log(FIRST_DECAY))))
-    second_corrected = second / (1.0 - ops.exp(count * float(np.log(SECOND_DECAY))))
+    first_corrected = first / (1.0 - ops.exp(rows.count * float(np.log(FIRST_DECAY))))
+    second_corrected = second / (1.0 - ops.exp(rows.count * float(np.log(SECOND_DECAY))))
     value = rows.value - rate * first_corrected / (ops.sqrt(second_corrected) + EPSILON)
-    joins = ops.cast(averaging + ops.zeros_like(count) > 0, count)
-    averaged = rows.averaged + joins
-    average = rows.average + joins / ops.maximum(averaged, ops.ones_like(averaged)) * (
-        value - rows.average
-    )
-    return Table(value, first, second, count, average, averaged)
+    return rows._replace(value=value, first=first, second=second)
+
+
+def _natural_step(rows: Table, gradient: Array, rate: Array, share: float) -> Table:
+    """A step of sites, whose gradient is natural (see `encoders.site_potential`).
+
+    The first steps are as long as the share of a copy's data that a batch has: what a batch says is
+    added up, and no site is more certain than what has been seen of it. Rows that have been drawn
+    often move by less: they become the mean of what their batches say.
+    """
+    # rho_n = (n + n_0)^-kappa (Robbins and Monro), of which the first is the share
+    begun = min(share, FIRST_STEP) ** (-1.0 / FORGETTING)
+    length = ops.exp(-FORGETTING * ops.log(rows.count - 1.0 + begun))
+    # None where the rate is 0.
+    length = length * ops.cast(rate + ops.zeros_like(length) > 0, length)
+    size = ops.shape(rows.value)[-1] // 2
+    shift, precision = rows.value[..., :size], rows.value[..., size:]
+    # h <- h - rho dloss/dE[u];  L <- L + 2 rho dloss/dE[u^2]
+    firmer = 2.0 * length * gradient[..., size:]
+    # No step takes more than half of a precision: it would not stay positive.
+    lost = ops.maximum(-firmer, ops.zeros_like(firmer))
+    least = ops.maximum(lost, 0.5 * precision)
+    some = least > 0
+    taken = ops.where(some, 0.5 * precision / ops.where(some, least, 1.0), 1.0)
+    shift = shift - taken * length * gradient[..., :size]
+    return rows._replace(value=ops.concat([shift, precision + taken * firmer], -1))
 
 
 def table_rows(plan: GuidePlan, block: str, batch: Batch) -> Array:

@@ -33,7 +33,7 @@ DEFAULT_LEARNING_RATE = 0.005
 # Small models are cheap: more draws a step make it quieter at hardly any cost.
 _MAX_PARTICLES, _PARTICLE_NUMBERS = 8, 50_000
 # Changes where the meaning of a run's state does.
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 class Trainer:
@@ -381,7 +381,8 @@ def _particles(plan: GuidePlan, sizes: Mapping[str, int]) -> int:
     """Draws a step: as many as keep it small, by the numbers that one of them takes."""
     variables = (*plan.graph.latents, *plan.graph.observed)
     numbers = sum(math.prod((*(sizes[p] for p in v.plates), *v.event)) for v in variables)
-    return int(np.clip(_PARTICLE_NUMBERS // numbers, 1, _MAX_PARTICLES))
+    least = 2 if plan.paired else 1
+    return int(np.clip(_PARTICLE_NUMBERS // numbers, least, _MAX_PARTICLES))
 
 
 def standards(data: BoundData) -> dict[str, tuple[float, float]]:

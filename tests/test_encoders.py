@@ -18,6 +18,7 @@ from pavi.encoders import (
     potential,
     potential_width,
     reference_shift,
+    site_potential,
     table_width,
 )
 from pavi.subsampling import full_batch
@@ -207,6 +208,25 @@ def test_a_potential_stays_in_place_where_the_prior_moves(size: int) -> None:
     expected = np.linalg.inv(np.diag(s**-2.0) + precision)
     np.testing.assert_allclose(np.outer(s, s) * covariance, expected, rtol=1e-9)
     np.testing.assert_allclose(m + s * mean, expected @ (shift + m / s**2), rtol=1e-9)
+
+
+def test_a_site_is_a_factor_of_the_value_whatever_its_prior() -> None:
+    size = 40
+    rows = np.abs(rng(13).normal(size=(5, 2 * size)))
+    shift, precision = rows[:, :size], rows[:, size:]
+    m, s = rng(14).normal(size=(3, 5, size)), np.exp(rng(15).normal(size=(3, 5, size)))
+    own = site_potential(rows, None, (m, s))
+    mean, variance = own.shift / (1.0 + own.precision), 1.0 / (1.0 + own.precision)
+    expected = 1.0 / (s**-2.0 + precision)
+    np.testing.assert_allclose(s * s * variance, expected, rtol=1e-10)
+    np.testing.assert_allclose(m + s * mean, expected * (shift + m / s**2), rtol=1e-9)
+
+
+def test_a_site_of_zeros_leaves_the_prior() -> None:
+    m, s = rng(16).normal(size=(2, 3, 40)), np.exp(rng(17).normal(size=(2, 3, 40)))
+    own = site_potential(np.zeros((3, 80)), np.ones(3), (m, s))
+    assert not own.precision.any()
+    assert not own.shift.any()
 
 
 @pytest.mark.parametrize("context_size", [0, 2])

@@ -199,6 +199,7 @@ CASES: dict[str, Case] = {
     "simplex": Case(simplex, _family(encoding="encoder")),
     "cholesky": Case(cholesky, _family()),
     "mixture": Case(mixture, _family()),
+    "mixture, sites": Case(mixture, _family(overrides={"profile": {"flow": "auto"}})),
 }
 
 
@@ -246,5 +247,8 @@ def problem(case: Case, dtype: str = "float64", seed: int = 0, scale: float = 0.
         weights |= {f"{block.name}/{name}": value.astype(dtype) for name, value in own.items()}
         if block.table_width:
             table = scale * draws.normal(size=(block.copies + 1, block.table_width))
+            if block.site:
+                # Precisions are not negative.
+                table[:, block.dimension :] = np.abs(table[:, block.dimension :])
             tables[block.name] = table.astype(dtype)
     return Problem(bound, plan, weights, tables, dtype)

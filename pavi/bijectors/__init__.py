@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pavi.bijectors.affine import ConditionalAffine
+from pavi.bijectors.affine import ConditionalAffine, Identity
 from pavi.bijectors.autoregressive import MaskedAutoregressive
 from pavi.bijectors.base import Bijector, Chain, ParameterSpec, initial_parameters
 from pavi.bijectors.conjugate import (
@@ -26,6 +26,7 @@ REGISTRY: dict[str, Callable[[], Bijector]] = {
     "affine, large network": lambda: ConditionalAffine(10, 2, hidden=4),
     "affine, diagonal": lambda: ConditionalAffine(3, rank="diagonal"),
     "affine, diagonal network": lambda: ConditionalAffine(3, 2, hidden=4, rank="diagonal"),
+    "identity": lambda: Identity(3),
     "conjugate": lambda: PseudoConjugateAffine(3),
     "conjugate of one": lambda: PseudoConjugateAffine(1),
     "conjugate, large": lambda: PseudoConjugateAffine(10),
@@ -53,6 +54,7 @@ __all__ = [
     "ConditionalAffine",
     "DiagonalPotential",
     "GaussianPotential",
+    "Identity",
     "MaskedAutoregressive",
     "ParameterSpec",
     "PseudoConjugateAffine",

@@ -235,3 +235,17 @@ def _solve(lower: Array, vector: Array) -> Array:
         solution = ops.transpose(ops.solve_triangular(lower, columns), (1, 0))
         return ops.reshape(solution, (*batch, size))
     return ops.solve_triangular(lower, ops.expand_dims(vector, -1))[..., 0]
+
+
+@dataclass(frozen=True)
+class Identity(Bijector):
+    """Leaves its argument as it is; it has no parameters."""
+
+    def parameter_specs(self) -> dict[str, ParameterSpec]:
+        return {}
+
+    def _forward(self, params: Params, x: Array, context: Any) -> tuple[Array, Array]:
+        return x, ops.sum(ops.zeros_like(x), -1)
+
+    def _inverse(self, params: Params, y: Array, context: Any) -> tuple[Array, Array]:
+        return y, ops.sum(ops.zeros_like(y), -1)

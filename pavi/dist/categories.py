@@ -38,31 +38,31 @@ class Categorical(Spec):
     def support(self) -> Support:
         return IntegerInterval(0, self.num_categories - 1)
 
+    @property
+    def predictor_rank(self) -> int:
+        return 1
+
     def predictors(self) -> tuple[Array, ...]:
-        logits = ops.log(*promote(self.probs)) if self.logits is None else promote(self.logits)[0]
-        return tuple(logits[..., k] for k in range(self.num_categories))
+        return (ops.log(*promote(self.probs)) if self.logits is None else promote(self.logits)[0],)
 
     def with_predictors(self, predictors: tuple[Array, ...]) -> Self:
-        logits = ops.stack(ops.broadcast_arrays(*promote(*predictors)), axis=-1)
-        return replace(self, probs=None, logits=logits)
+        return replace(self, probs=None, logits=predictors[0])
 
     def data_predictors(self, value: Array) -> tuple[Array | None, ...]:
-        value, _ = promote(value, *self.predictors()[:1])
+        indicator, _ = self._indicator(value)
         # log of the indicator, a K-th of an observation added to every category
-        share = 1.0 / self.num_categories
-        indicators = (ops.cast(_equals(value, k), value) for k in range(self.num_categories))
-        return tuple(ops.log(indicator + share) for indicator in indicators)
+        return (ops.log(indicator + 1.0 / self.num_categories),)
 
     def score_and_information(self, value: Array) -> tuple[tuple[Array, Array], ...]:
-        value, *logits = promote(value, *self.predictors())
-        probs = ops.softmax(ops.stack(ops.broadcast_arrays(*logits), axis=-1), axis=-1)
-        return tuple(
-            (
-                ops.cast(_equals(value, k), value) - probs[..., k],
-                probs[..., k] * (1.0 - probs[..., k]) * ops.ones_like(value),
-            )
-            for k in range(self.num_categories)
-        )
+        indicator, logits = self._indicator(value)
+        probs = ops.softmax(logits, axis=-1)
+        return ((indicator - probs, probs * (1.0 - probs) * ops.ones_like(indicator)),)
+
+    def _indicator(self, value: Array) -> tuple[Array, Array]:
+        """Which category a value is, `[..., K]`, and the logits."""
+        value, logits = promote(value, *self.predictors())
+        indicator = ops.one_hot(ops.cast(value, "int32"), self.num_categories, like=logits)
+        return indicator, logits
 
     def log_density(self, value: Array) -> Array:
         """Log p(value), elementwise; `value` may be floating."""
@@ -140,9 +140,3 @@ class OrderedLogistic(Spec):
         low, high = self._edges(value)
         # F(b) - F(a) = F(b) F(-a) (1 - exp(a - b))
         return log_sigmoid(high) + log_sigmoid(-low) + log1mexp(high - low)
-
-
-def _equals(value: Array, category: int) -> Array:
-    """Where a floating value is this category."""
-    # Not `==`, which TensorFlow may be told to read as identity.
-    return (value > category - 0.5) & (value < category + 0.5)

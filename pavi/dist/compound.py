@@ -81,17 +81,19 @@ class Mixture(Spec):
     def has_potential(self) -> bool:
         return all(hasattr(component, "log_density") for component in self.components)
 
+    @property
+    def predictor_rank(self) -> int:
+        return 1
+
     def predictors(self) -> tuple[Array, ...]:
         if not self.has_potential:
             return ()
-        log_weights = self._log_weights()
-        return tuple(log_weights[..., k] for k in range(len(self.components)))
+        return (self._log_weights(),)
 
     def with_predictors(self, predictors: tuple[Array, ...]) -> Self:
         if len(predictors) != len(self.predictors()):
             return super().with_predictors(predictors)
-        log_weights = ops.stack(ops.broadcast_arrays(*promote(*predictors)), axis=-1)
-        return replace(self, weights=ops.softmax(log_weights, axis=-1))
+        return replace(self, weights=ops.softmax(*promote(*predictors), axis=-1))
 
     def score_and_information(self, value: Array) -> tuple[tuple[Array, Array], ...]:
         """As `Spec`, with the observed information, where it is positive."""
@@ -107,10 +109,7 @@ class Mixture(Spec):
         # r_k = p(component k | value): d log p / d l_k = r_k - w_k, of which the derivative by l_k
         # is r_k (1 - r_k) - w_k (1 - w_k)
         score, information = after - weights, weights * (1.0 - weights) - after * (1.0 - after)
-        return tuple(
-            (score[..., k], ops.maximum(information[..., k], ops.zeros_like(information[..., k])))
-            for k in range(len(self.components))
-        )
+        return ((score, ops.maximum(information, ops.zeros_like(information))),)
 
     def parameters(self) -> dict[str, Array]:
         named = {
@@ -179,7 +178,7 @@ class Mixture(Spec):
             if self.reinterpreted_batch_ndims:
                 axes = tuple(range(-self.reinterpreted_batch_ndims, 0))
                 terms[k] = ops.sum(terms[k], axis=axes)
-        return [log_weights[..., k] + term for k, term in enumerate(terms)]
+        return [w + term for w, term in zip(ops.unstack(log_weights, -1), terms, strict=True)]
 
 
 def _bounds(support: Support) -> tuple[Array | None, Array | None]:

@@ -105,6 +105,11 @@ class Spec:
         """The parameters a likelihood is a function of, on their unconstrained scale."""
         return ()
 
+    @property
+    def predictor_rank(self) -> int:
+        """Trailing axes of a predictor that belong to one draw: the categories, say."""
+        return 0
+
     def with_predictors(self, predictors: tuple[Array, ...]) -> Self:
         """The same spec at other predictors: the inverse of `predictors`."""
         if predictors:

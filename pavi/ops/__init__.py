@@ -225,6 +225,16 @@ def stack(arrays: Sequence[Array], axis: int = -1) -> Array:
     return namespace(*arrays).stack(list(arrays), axis)
 
 
+def unstack(x: Array, axis: int) -> list[Array]:
+    """The slices of `x` along `axis`; the gradient of all of them is one stack."""
+    return list(namespace(x).unstack(x, axis if axis < 0 else axis - len(shape(x))))
+
+
+def split(x: Array, sizes: Sequence[int], axis: int) -> list[Array]:
+    """Parts of `x` of these sizes along `axis`; their gradient is one concatenation."""
+    return list(namespace(x).split(x, list(sizes), axis if axis < 0 else axis - len(shape(x))))
+
+
 def reshape(x: Array, shape: Sequence[int]) -> Array:
     """`x` in another shape of the same size; one entry may be -1."""
     return namespace(x).reshape(x, tuple(shape))

@@ -87,9 +87,12 @@ class JaxOps(NumpyLike):
         return self.xp.moveaxis(total, 0, axis)
 
     def unstack(self, x: Array, axis: int) -> list[Array]:
-        """Slices of `x` along `axis`, counted from the end; its gradient is one concatenation."""
-        parts = self.jax.lax.split(x, [1] * x.shape[axis], axis=x.ndim + axis)
+        parts = self.split(x, [1] * x.shape[axis], axis)
         return [self.xp.squeeze(part, axis=axis) for part in parts]
+
+    def split(self, x: Array, sizes: list[int], axis: int) -> list[Array]:
+        # Slices' gradients would be a sum of padded arrays.
+        return list(self.jax.lax.split(x, sizes, axis=x.ndim + axis))
 
     def cholesky(self, a: Array) -> Array:
         if a.shape[-1] <= unrolled.LARGEST:

@@ -90,6 +90,12 @@ class NumpyLike:
     def stack(self, xs: list[Array], axis: int) -> Array:
         return self.xp.stack(self.join(*xs), axis=axis)
 
+    def unstack(self, x: Array, axis: int) -> list[Array]:
+        return list(self.xp.moveaxis(self.xp.asarray(x), axis, 0))
+
+    def split(self, x: Array, sizes: list[int], axis: int) -> list[Array]:
+        return list(self.xp.split(self.xp.asarray(x), np.cumsum(sizes)[:-1], axis=axis))
+
     def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
         return self.xp.reshape(x, shape)
 

@@ -82,6 +82,8 @@ def lifted(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def on_placeholders(*args: Any, **kwargs: Any) -> Any:
         out = function(*plain(args), **{name: plain(value) for name, value in kwargs.items()})
+        if isinstance(out, list):
+            return [part.view(Placeholder) for part in out]
         return out.view(Placeholder) if isinstance(out, np.ndarray) else out
 
     return on_placeholders

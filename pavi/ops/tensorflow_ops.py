@@ -188,8 +188,10 @@ class TensorflowOps:
         return self.tf.einsum(equation, *self.join(*xs))
 
     def unstack(self, x: Array, axis: int) -> list[Array]:
-        """Slices of `x` along `axis`; its gradient is one stack."""
         return list(self.tf.unstack(x, axis=axis))
+
+    def split(self, x: Array, sizes: list[int], axis: int) -> list[Array]:
+        return list(self.tf.split(x, sizes, axis=axis))
 
     def cholesky(self, a: Array) -> Array:
         if a.shape[-1] <= unrolled.LARGEST:

@@ -15,6 +15,7 @@ from voices import Elbo
 
 from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, dist, objective
 from pavi.batch import Batch
+from pavi.encoders import site_potential
 from pavi.subsampling import Sampler, Selection, gather
 
 SAMPLES = 3
@@ -89,6 +90,47 @@ def test_total_gradient_is_the_slope_of_the_elbo(name: str, backend: str) -> Non
     slope = sum(np.sum(weights[n] * along[n]) for n in along)
     slope += sum(np.sum(rows[n] * across[n]) for n in across)
     assert_allclose((elbo(1e-6) - elbo(-1e-6)) / 2e-6, slope, rtol=1e-5)
+
+
+def test_the_gradient_of_a_site_is_natural() -> None:
+    """It is that of its mean parameters E[u] and E[u^2], a copy's own share of the objective's."""
+    jax = pytest.importorskip("jax")
+    size, copies = 40, 3
+    m, s = rng(3).normal(size=(1, copies, size)), np.exp(rng(4).normal(size=(1, copies, size)))
+    rows = np.abs(rng(5).normal(size=(copies, 2 * size)))
+    weights = np.array([1.0, 2.5, 4.0])
+    along = rng(6).normal(size=(2, copies, size))
+
+    def objective_of(mean: Any, square: Any) -> Any:
+        variance = square - mean**2
+        return (weights[:, None] * (along[0] * mean**3 + along[1] * mean * variance)).sum()
+
+    def of_rows(rows: Any) -> Any:
+        own = site_potential(rows, weights, (m, s))
+        mean, variance = own.shift / (1.0 + own.precision), 1.0 / (1.0 + own.precision)
+        mean, variance = (m + s * mean)[0], (s * s * variance)[0]
+        return objective_of(mean, mean**2 + variance)
+
+    with jax.enable_x64(True):
+        precision = s[0] ** -2.0 + rows[:, size:]
+        mean = (m[0] / s[0] ** 2 + rows[:, :size]) / precision
+        wanted = jax.grad(objective_of, argnums=(0, 1))(mean, mean**2 + 1.0 / precision)
+        found = jax.grad(of_rows)(rows)
+    expected = np.concatenate(wanted, 1) / weights[:, None]
+    assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_pairs_of_draws_have_opposite_noise() -> None:
+    """Where there are sites: the last of an odd number stands alone."""
+    plain, paired = (problem(CASES[name]).plan for name in ("mixture", "mixture, sites"))
+    assert (plain.paired, paired.paired) == (False, True)
+    sizes = {"subject": 3, "site": 4}
+    noise = objective.base_noise(paired, 5, sizes, lambda n: rng(0).normal(size=n))
+    for part in noise.values():
+        assert len(part) == 5
+        np.testing.assert_array_equal(part[3:], -part[:2])
+    single = objective.base_noise(plain, 5, sizes, lambda n: rng(0).normal(size=n))
+    assert all(len(np.unique(np.abs(part))) == part.size for part in single.values())
 
 
 def tiny() -> tuple[PlateGraph, Data]:

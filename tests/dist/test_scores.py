@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from dist.cases import CASES
@@ -14,10 +16,30 @@ POTENTIALS = [name for name, (spec, _) in CASES.items() if spec.has_potential]
 names = pytest.mark.parametrize("name", POTENTIALS)
 
 
-def shifted(spec: Spec, which: int, step: float) -> Spec:
-    predictors = list(spec.predictors())
-    predictors[which] = predictors[which] + step
+Place = tuple[int, tuple[Any, ...]]
+
+
+def places(spec: Spec) -> list[Place]:
+    """Every predictor, or every element of those that are vectors: its number, its index."""
+    out: list[Place] = []
+    for which, predictor in enumerate(spec.predictors()):
+        own = np.shape(predictor)[len(np.shape(predictor)) - spec.predictor_rank :]
+        out += [(which, (..., *index)) for index in np.ndindex(own)]
+    return out
+
+
+def shifted(spec: Spec, place: Place, step: float) -> Spec:
+    predictors = [np.array(p, np.float64) for p in spec.predictors()]
+    which, index = place
+    predictors[which][index] += step
     return spec.with_predictors(tuple(predictors))
+
+
+def scores(spec: Spec, place: Place, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Score and information of one place."""
+    which, index = place
+    score, information = spec.score_and_information(value)[which]
+    return np.asarray(score)[index], np.asarray(information)[index]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -39,10 +61,11 @@ def test_with_predictors_inverts_predictors(name: str) -> None:
 def test_the_score_is_the_derivative_of_the_log_density(name: str) -> None:
     spec, value = CASES[name]
     step = 1e-5
-    for which, (score, information) in enumerate(spec.score_and_information(value)):
+    for place in places(spec):
+        score, information = scores(spec, place, value)
         up, down = (
-            log_prob(shifted(spec, which, step), value),
-            log_prob(shifted(spec, which, -step), value),
+            log_prob(shifted(spec, place, step), value),
+            log_prob(shifted(spec, place, -step), value),
         )
         np.testing.assert_allclose(score, (up - down) / (2 * step), rtol=1e-6, atol=1e-7)
         assert np.shape(score) == np.shape(information) == (3,)
@@ -92,7 +115,8 @@ EXACT = [
 @pytest.mark.parametrize("spec", EXACT, ids=repr)
 def test_information_is_the_variance_of_the_score(spec: Spec) -> None:
     value = sample(spec, np.random.default_rng(0), (200_000,))
-    for score, information in spec.score_and_information(value):
+    for place in places(spec):
+        score, information = scores(spec, place, value)
         assert abs(score.mean()) < 5 * score.std() / np.sqrt(len(score))
         squares = score**2
         error = squares.std() / np.sqrt(len(squares))
@@ -123,9 +147,10 @@ def test_information_of_overdispersed_trials_is_close_and_no_more(total: int) ->
 def test_information_of_a_mixtures_weights_is_the_observed_one_where_positive(name: str) -> None:
     spec, value = CASES[name]
     step = 1e-5
-    for which, (_, information) in enumerate(spec.score_and_information(value)):
-        up = shifted(spec, which, step).score_and_information(value)[which][0]
-        down = shifted(spec, which, -step).score_and_information(value)[which][0]
+    for place in places(spec):
+        _, information = scores(spec, place, value)
+        up, _ = scores(shifted(spec, place, step), place, value)
+        down, _ = scores(shifted(spec, place, -step), place, value)
         observed = np.maximum((down - up) / (2 * step), 0.0)
         np.testing.assert_allclose(information, observed, rtol=1e-5, atol=1e-7)
 
@@ -135,11 +160,11 @@ def test_information_of_a_censored_value_is_the_observed_one(name: str) -> None:
     spec, value = CASES[name]
     assert isinstance(spec, dist.Censored)
     step = 1e-5
-    for which in range(len(spec.predictors())):
-        up = shifted(spec, which, step).score_and_information(value)[which][0]
-        down = shifted(spec, which, -step).score_and_information(value)[which][0]
+    for place in places(spec):
+        up, _ = scores(shifted(spec, place, step), place, value)
+        down, _ = scores(shifted(spec, place, -step), place, value)
         observed = np.maximum((down - up) / (2 * step), 0.0)
-        information = spec.score_and_information(value)[which][1]
+        _, information = scores(spec, place, value)
         censored = np.asarray(spec.censoring) != 0
         np.testing.assert_allclose(information[censored], observed[censored], rtol=1e-5, atol=1e-7)
 
@@ -147,7 +172,7 @@ def test_information_of_a_censored_value_is_the_observed_one(name: str) -> None:
 def test_quadratic_says_that_the_information_is_free_of_the_predictor() -> None:
     for spec, value in CASES.values():
         if spec.quadratic:
-            moved = shifted(spec, 0, 3.0)
+            moved = shifted(spec, (0, (...,)), 3.0)
             here = spec.score_and_information(value)[0]
             there = moved.score_and_information(value)[0]
             np.testing.assert_allclose(here[1], there[1])

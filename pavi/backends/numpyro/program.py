@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from math import prod
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -21,9 +20,8 @@ from pavi.backends.numpyro.distributions import log_prob
 from pavi.backends.numpyro.precision import precision
 from pavi.batch import Batch
 from pavi.feed import Call, together
-from pavi.guide import noise_shapes
 from pavi.plan import GuidePlan
-from pavi.tables import FIRST_DECAY, SECOND_DECAY, Table, adam_rows
+from pavi.tables import FIRST_DECAY, SECOND_DECAY, Table, moved_rows
 
 
 class JaxState(NamedTuple):
@@ -183,14 +181,12 @@ class JaxProgram:
         places: dict[str, Any] = {} if call is None else call.places
         sizes = {plate: index.shape[0] for plate, index in batch.indices.items()}
         key, key_noise = jax.random.split(state.key)
-        shapes = noise_shapes(self._plan, self._settings.num_particles, sizes)
-        counts = [prod(shape) for shape in shapes.values()]
-        normal = jax.random.normal(key_noise, (sum(counts),), self._settings.dtype)
-        parts = jnp.split(normal, np.cumsum(counts)[:-1])
-        noise = {
-            name: part.reshape(shape)
-            for part, (name, shape) in zip(parts, shapes.items(), strict=True)
-        }
+        noise = objective.base_noise(
+            self._plan,
+            self._settings.num_particles,
+            sizes,
+            lambda count: jax.random.normal(key_noise, (count,), self._settings.dtype),
+        )
         drawn = {
             name: jax.tree.map(lambda x, p=places[name]: x[p], table) if name in places else table
             for name, table in tables.items()
@@ -222,7 +218,14 @@ class JaxProgram:
         weights = jax.tree.map(lambda w, u: w - rate.learning * u, state.weights, updates)
         average = jax.tree.map(lambda a, w: a + rate.averaging * (w - a), state.average, weights)
         rows = {
-            name: adam_rows(drawn[name], gradients[1][name], rate.learning, rate.averaging)
+            name: moved_rows(
+                self._plan,
+                name,
+                drawn[name],
+                gradients[1][name],
+                rate.learning,
+                rate.averaging,
+            )
             for name in tables
         }
         # A step that overflowed is left out as a whole rather than let it end the run.

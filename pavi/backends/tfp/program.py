@@ -17,9 +17,8 @@ from pavi.backends.tfp.compilation import compiled
 from pavi.backends.tfp.distributions import log_prob
 from pavi.batch import Batch
 from pavi.feed import Call, together
-from pavi.guide import noise_shapes
 from pavi.plan import GuidePlan
-from pavi.tables import EPSILON, FIRST_DECAY, SECOND_DECAY, Table, adam_rows
+from pavi.tables import EPSILON, FIRST_DECAY, SECOND_DECAY, Table, moved_rows
 
 
 class TensorFlowState(NamedTuple):
@@ -174,16 +173,15 @@ class TensorFlowProgram:
         (own, places), rate = inputs
         batch = together(resident, own)
         sizes = {plate: index.shape[0] for plate, index in batch.indices.items()}
-        shapes = noise_shapes(self._plan, self._settings.num_particles, sizes)
-        counts = [prod(shape) for shape in shapes.values()]
         # A generator of no state: the bits depend on the seed and the step alone.
-        normal = tf.random.stateless_normal(
-            [sum(counts)], tf.stack([state.seed, step]), dtype=self._settings.dtype
+        noise = objective.base_noise(
+            self._plan,
+            self._settings.num_particles,
+            sizes,
+            lambda count: tf.random.stateless_normal(
+                [count], tf.stack([state.seed, step]), dtype=self._settings.dtype
+            ),
         )
-        noise = {
-            name: tf.reshape(part, shape)
-            for part, (name, shape) in zip(tf.split(normal, counts), shapes.items(), strict=True)
-        }
         drawn = {
             name: Table(*(tf.gather(x, places[name]) for x in table)) if name in places else table
             for name, table in tables.items()
@@ -226,22 +224,29 @@ class TensorFlowProgram:
             variable.assign(tf.where(finite, variable, old))
         moved = average + rate.averaging * (state.weights - average)
         average = tf.where(finite, moved, average)
-        moved_rows = {
-            name: adam_rows(drawn[name], gradients[1][name], rate.learning, rate.averaging)
+        new_rows = {
+            name: moved_rows(
+                self._plan,
+                name,
+                drawn[name],
+                gradients[1][name],
+                rate.learning,
+                rate.averaging,
+            )
             for name in tables
         }
-        moved_rows = tf.nest.map_structure(
-            lambda new, old: tf.where(finite, new, old), moved_rows, drawn
+        new_rows = tf.nest.map_structure(
+            lambda new, old: tf.where(finite, new, old), new_rows, drawn
         )
         tables = {
             name: Table(
                 *(
                     tf.tensor_scatter_nd_update(x, places[name][:, None], row)
-                    for x, row in zip(table, moved_rows[name], strict=True)
+                    for x, row in zip(table, new_rows[name], strict=True)
                 )
             )
             if name in places
-            else moved_rows[name]
+            else new_rows[name]
             for name, table in tables.items()
         }
         elbo = tf.where(finite, elbo, float("nan"))
