@@ -2,6 +2,7 @@
 
     python benchmarks/cases.py --cases FOLDER --check
     python benchmarks/cases.py --cases FOLDER --backend numpyro tfp --only first
+    python benchmarks/cases.py --cases FOLDER --only pastes_nested3 --batch batch=4
 
 `FOLDER` holds one folder for each case, with `data.*`, `reference.json`, `draws.npz` and `logp.py`.
 """
@@ -58,13 +59,20 @@ def fit(name: str, case: Case, folder: Path, args: argparse.Namespace) -> dict[s
     """One case on one backend: `args.backend` is a single name here."""
     graph, data = case.build(read(folder))
     posterior = pavi.fit(
-        graph, data, backend=args.backend, steps=args.steps, seed=args.seed, progress=False
+        graph,
+        data,
+        backend=args.backend,
+        batch=dict(args.batch),
+        steps=args.steps,
+        seed=args.seed,
+        progress=False,
     )
     draws = posterior.sample(NUM_DRAWS, seed=args.seed + 1)
     elbo, error = posterior.elbo(ELBO_DRAWS)
     return {
         "case": name,
         "backend": args.backend,
+        "batch": dict(args.batch),
         **compare(folder, {**draws, **case.derived(draws)}, case.tolerance),
         "tolerance": case.tolerance,
         "elbo": elbo,
@@ -131,6 +139,12 @@ def _points(folder: Path) -> dict[str, np.ndarray]:
     return {k: v[0] if k in columns else np.stack(v, -1) for k, v in out.items()}
 
 
+def reduced(text: str) -> tuple[str, int]:
+    """A plate and how many of its elements a step sees, from `plate=size`."""
+    plate, _, size = text.partition("=")
+    return plate, int(size)
+
+
 def chosen(only: list[str]) -> list[str]:
     names: list[str] = []
     for word in only:
@@ -153,6 +167,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["all"], help="names, first, other or all")
     parser.add_argument("--backend", nargs="+", default=["numpyro"], choices=pavi_backends())
     parser.add_argument("--steps", default="auto", type=lambda s: s if s == "auto" else int(s))
+    parser.add_argument("--batch", nargs="+", default=[], type=reduced, help="plate=size")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check", action="store_true", help="hold the graphs against logp.py only")
     parser.add_argument("--results", type=Path, help="JSON lines to append to")

@@ -24,6 +24,8 @@ from pavi.tables import TableSpace, fitted_bytes, packed_bytes, packed_width
 _ALIVE = 4
 # Copies of the rows of a call, on their way between tables, host and device, in what was measured.
 _ROW_COPIES = 10
+# How long a probe goes on after its first compiled call.
+PROBE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -163,19 +165,23 @@ def expect(
 
 
 def probed(run: Run, forecast: Forecast, steps: int | None) -> Forecast:
-    """The forecast after two records of steps, which are the beginning of the fit itself."""
+    """The forecast after some steps, which are the beginning of the fit itself."""
     start = time.perf_counter()
-    run.advance()
-    first = time.perf_counter() - start
-    run.advance()
-    step = (time.perf_counter() - start - first) / CHUNK
+    run.advance(lambda: True)
+    first, taken = time.perf_counter() - start, run.taken
+    later = 0.0
+    while not run.finished and (run.taken == taken or later < PROBE_SECONDS):
+        run.advance(lambda: True)
+        later = time.perf_counter() - start - first
+    # A fit that its first call ends has nothing else to tell of.
+    step = later / (run.taken - taken) if run.taken > taken else first / taken
     return Forecast(
         **{
             **vars(forecast),
             "program_bytes": run.program_bytes(),
             "peak_bytes": _peak(),
             "seconds_per_step": step,
-            "compile_seconds": max(first - CHUNK * step, 0.0),
+            "compile_seconds": max(first - taken * step, 0.0),
             "steps": steps,
         }
     )
@@ -196,7 +202,8 @@ def _row_numbers(plan: GuidePlan, sizes: Mapping[str, int], width: int) -> int:
 def _step_numbers(plan: GuidePlan, block: BlockPlan, sizes: Mapping[str, int]) -> int:
     """Numbers of one draw's intermediate arrays: the natural encoder moves every coordinate."""
     copies = prod(sizes[plate] for plate in block.plates)
-    numbers = copies * block.size * (block.size + 1)
+    # A long vector has a precision for each number, and no matrix.
+    numbers = copies * block.size * (1 if block.long else block.size + 1)
     if block.evidence is None:
         return numbers
     blocks = [block.name, *block.evidence.hidden, *block.evidence.crossed]

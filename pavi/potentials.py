@@ -218,6 +218,11 @@ def _last(x: Array) -> Array:
     return ops.transpose(x, (*range(1, rank), 0))
 
 
+def _transposed(x: Array) -> Array:
+    rank = len(ops.shape(x))
+    return ops.transpose(x, (*range(rank - 2), rank - 1, rank - 2))
+
+
 def _at_rows(
     plan: GuidePlan, name: str, vector: Array, plates: tuple[str, ...], rank: int, batch: Batch
 ) -> Array:
@@ -256,10 +261,16 @@ def _pool_rows(
         )
         x = ops.sum(x, axis=early, keepdims=True) if early else x
         trailing = len(jacobians)
-        for i, jacobian in enumerate(jacobians):
-            x = ops.expand_dims(x, -1) * (ops.expand_dims(jacobian, -2) if i else jacobian)
         event = tuple(range(1 + len(plates), rank))
-        x = ops.sum(x, axis=event) if event else x
+        first, *second = jacobians
+        x = ops.expand_dims(x, -1) * first
+        if second and len(event) == 1 and ops.shape(x)[-2] > 1:
+            # A product of matrices is made once; a sum is made anew for all that reads it.
+            x = ops.matmul(_transposed(x), second[0])
+        else:
+            if second:
+                x = ops.expand_dims(x, -1) * ops.expand_dims(second[0], -2)
+            x = ops.sum(x, axis=event) if event else x
         shape = ops.shape(x)
         full = tuple(1 if 1 + i in early else sizes[p] for i, p in enumerate(plates))
         rows = (shape[0], *full, *shape[len(shape) - trailing :])

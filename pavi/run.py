@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -36,6 +36,19 @@ class _Ready(NamedTuple):
     taken: dict[str, Table]
     shared: dict[str, tuple[np.ndarray, np.ndarray]]
     agreement: float
+
+
+class _Record(NamedTuple):
+    """A record under way: its rates, and the estimates of the calls so far.
+
+    `schedule` is the schedule's state before it.
+    """
+
+    schedule: dict[str, Any]
+    path: bool
+    rates: Rates
+    steps: int
+    elbos: list[np.ndarray]
 
 
 class Run:
@@ -77,6 +90,7 @@ class Run:
         self._size = self._feed.steps_per_call(CHUNK)
         self._calls = 0
         self._agreement = 0.0
+        self._record: _Record | None = None
         # The last call's rows and what became of them, on their way into the tables.
         self._moved: _Rows | None = None
         self._before, self._start = 0.0, time.perf_counter()
@@ -99,6 +113,17 @@ class Run:
         return self._before + time.perf_counter() - self._start
 
     @property
+    def taken(self) -> int:
+        """Steps taken so far, those of a record under way included."""
+        done = int(self.history.step[-1]) if len(self.history.step) else 0
+        return done + (len(self._record.elbos) * self._size if self._record else 0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps have been taken."""
+        return self._record is None and self.schedule.finished
+
+    @property
     def verdict(self) -> Verdict:
         """Whether the fit settled: judged before the rate fell, if it has."""
         if self._constant is None:
@@ -106,18 +131,27 @@ class Run:
         return after_cooling(self.history, self._constant, self._plan.num_latents)
 
     def close(self) -> None:
-        """Lets the thread that gathers rows go."""
-        self._host.shutdown(wait=True, cancel_futures=True)
+        """Lets the thread that gathers rows go, once it has put the last call's into the tables."""
+        self._host.shutdown(wait=True)
 
-    def advance(self) -> int:
-        """Takes the steps of one record; returns how many."""
-        path = self.schedule.path
-        rates, count = self.schedule.next_rates()
-        elbos = []
-        for place in range(0, CHUNK, self._size):
-            part = Rates(*(rate[place : place + self._size] for rate in rates))
-            elbos.append(self._call(part, path))
-        self.history.append(np.concatenate(elbos)[:count])
+    def advance(self, pause: Callable[[], bool] = lambda: False) -> int:
+        """Takes the steps of one record; returns how many.
+
+        Between two calls it asks whether to pause, and if so returns 0; it goes on when it is
+        called again.
+        """
+        record = self._record = self._record or self._begun()
+        count = record.steps
+        start = len(record.elbos)
+        while (place := len(record.elbos) * self._size) < count:
+            if len(record.elbos) > start and pause():
+                return 0
+            part = Rates(*(rate[place : place + self._size] for rate in record.rates))
+            steps = min(self._size, count - place)
+            ends = place + steps == count
+            record.elbos.append(self._call(part, record.path, steps, ends=ends))
+        self._record = None
+        self.history.append(np.concatenate(record.elbos))
         self._latest = self.schedule.consider(self.history, self._plan.num_latents, self._agreement)
         if not self.schedule.cooling or self._constant is None:
             # Averaging needs one basis, so the last change of it is before the cool-down.
@@ -135,12 +169,12 @@ class Run:
         return self._program.weights(averaged=averaged), self._tables.values(averaged=averaged)
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
-        """All that another process needs to go on, between two records: JSON and arrays."""
+        """All that another process needs to go on: JSON and arrays."""
         self._settle()
         description = {
             "calls": self._calls,
             "seconds": self.seconds,
-            "schedule": self.schedule.state(),
+            "schedule": self._record.schedule if self._record else self.schedule.state(),
             "latest": list(self._latest),
             "constant": list(self._constant) if self._constant else None,
         }
@@ -150,6 +184,8 @@ class Run:
             "history": vars(self.history),
             "movement": self._movement.state(),
         }
+        if self._record and self._record.elbos:
+            parts["record"] = {"elbo": np.concatenate(self._record.elbos)}
         arrays: Arrays = {}
         for name, own in parts.items():
             arrays |= prefixed(f"{name}:", own)
@@ -170,11 +206,21 @@ class Run:
         constant = description["constant"]
         self._constant = Verdict(*constant) if constant else None
         self._calls, self._before = description["calls"], description["seconds"]
+        if "record:elbo" in arrays:
+            elbo = np.array(arrays["record:elbo"])
+            self._record = self._begun()
+            self._record.elbos.extend(elbo.reshape(-1, self._size))
         # The rows were watched before they were kept.
         self._upcoming = self._prepare(self._calls, watched=True)
 
-    def _call(self, rates: Rates, path: bool) -> np.ndarray:
+    def _begun(self) -> _Record:
+        before, path = self.schedule.state(), self.schedule.path
+        return _Record(before, path, *self.schedule.next_rates(), [])
+
+    def _call(self, rates: Rates, path: bool, steps: int, *, ends: bool) -> np.ndarray:
         """One compiled call; meanwhile another thread readies the next one.
+
+        `ends` says that it is the last one of its record.
 
         That thread writes back the rows of the call before and fetches those of the next, at random
         places of tables that may be large; rows of both are handed on directly.
@@ -183,8 +229,9 @@ class Run:
         self._agreement = ready.agreement
         given = self._handed_on(ready)
         self._calls += 1
-        self._upcoming = self._prepare(self._calls, ready.drawn.rows)
-        elbo, moved = self._program.run(ready.drawn.call, given, rates, path=path)
+        self._upcoming = self._prepare(self._calls, ready.drawn.rows, watched=not ends)
+        call = ready.drawn.call
+        elbo, moved = self._program.run(call, given, rates, path=path, steps=steps)
         self._moved = _Rows(ready.drawn.rows, moved)
         return elbo
 
@@ -211,12 +258,12 @@ class Run:
         watched: bool = False,
     ) -> Future[_Ready]:
         """Has the other thread ready a call, of which the one before it has the rows `before`."""
-        pending, record = self._moved, CHUNK // self._size
+        pending = self._moved
 
         def ready() -> _Ready:
             if pending is not None:
                 self._put(pending)
-            if call % record == 0 and not watched:
+            if not watched:
                 self._movement.record()
             # A stream of its own for each call: where a run goes on, its position is a number.
             rng = np.random.default_rng([self._seed, 1, call])

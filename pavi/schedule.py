@@ -293,7 +293,7 @@ class Schedule:
         return self.phase > 0 if self._gradient == "auto" else self._gradient == "path"
 
     def next_rates(self) -> tuple[Rates, int]:
-        """Rates of the next call, `CHUNK` of them, and how many are real (the others are zero)."""
+        """Rates of the next record, and how many of them are to be taken (zeros follow)."""
         step = np.arange(self._taken, self._taken + CHUNK)
         count = min(CHUNK, self._ends[self.phase] - self._taken)
         learning = self._peak * np.minimum(1.0, (step + 1) / WARM_UP)

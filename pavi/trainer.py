@@ -251,15 +251,15 @@ class Trainer:
 
 def _advance(run: Run, bar: Any, kept: Checkpoints | None) -> None:
     """Takes a run to its end, or to a signal that asks it to stop, which is obeyed after a save."""
-    taken = int(run.history.step[-1]) if len(run.history.step) else 0
-    bar.update(taken)
+    bar.update(int(run.history.step[-1]) if len(run.history.step) else 0)
     bar.set_description("compiling")
     with stop_requests(enabled=kept is not None) as received:
-        while not run.schedule.finished and not received:
-            count = run.advance()
-            show_progress(bar, run.history, run.schedule, count)
+        while not run.finished and not received:
+            count = run.advance(lambda: bool(received or (kept and kept.due())))
+            if count:
+                show_progress(bar, run.history, run.schedule, count)
             if kept and (kept.due() or received):
-                kept.save(int(run.history.step[-1]), *run.state())
+                kept.save(run.taken, *run.state())
     if received:
         signal.raise_signal(received[0])
         # A handler that returns does not make half a fit a whole one.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def example(name: str) -> dict[str, Any]:
+    if (folder := str(REPOSITORY / "examples")) not in sys.path:
+        sys.path.append(folder)
     return runpy.run_path(str(REPOSITORY / "examples" / f"{name}.py"))
 
 
@@ -67,3 +71,49 @@ def test_the_model_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {}
     exec(compile(block, "README.md", "exec"), names)
     assert names["data"].bind(names["graph"]).sizes == {"county": 85, "home": 919}
+
+
+def test_cortex_makes_the_same_measurements_whatever_is_read_with_them() -> None:
+    functions = example("cortex")
+    truth = functions["Cortex"](subjects=5, vertices=30, networks=3)
+    every = {"subject": np.arange(5), "session": np.arange(2), "vertex": np.arange(30)}
+    some = {"subject": np.array([4, 1]), "session": np.array([1]), "vertex": np.array([7, 29, 0])}
+    x = truth.rows(every)["x"]
+    assert (x.shape, x.dtype.name) == ((5, 2, 30, functions["FEATURES"]), "float32")
+    np.testing.assert_array_equal(truth.rows(some)["x"], x[np.ix_(*some.values())])
+    bound = functions["data"](truth).bind(functions["graph"](3))
+    assert bound.sizes == {"subject": 5, "session": 2, "vertex": 30}
+
+
+def test_cortex_measures_the_profile_of_a_label_under_noise() -> None:
+    functions = example("cortex")
+    truth = functions["Cortex"](subjects=40, vertices=200, networks=3)
+    subject, vertex = np.arange(40), np.arange(200)
+    label = truth.labels(subject, vertex)
+    x = truth.rows({"subject": subject, "session": np.arange(2), "vertex": vertex})["x"]
+    shown = truth.profile[subject[:, None, None], np.arange(2)[:, None], label]
+    noise = (x - shown) / functions["NOISE"]
+    count = noise.size
+    assert abs(noise.mean()) < 4 / np.sqrt(count)
+    assert abs(noise.var() - 1) < 4 * np.sqrt(2 / count)
+    # Neighbouring features come from one pair of uniform numbers.
+    half = noise.shape[-1] // 2
+    assert abs((noise[..., :half] * noise[..., half:]).mean()) < 4 / np.sqrt(count / 2)
+    logits = truth.logits(subject, vertex)
+    chance = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    for network in range(3):
+        p = chance[..., network]
+        error = np.sqrt((p * (1 - p)).sum() / 2) / p.size
+        assert abs((label == network).mean() - p.mean()) < 4 * error
+
+
+def test_cortex_runs_to_its_picture(tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    functions = example("cortex")
+    options = {"subjects": 8, "vertices": 40, "networks": 3, "batch": 8, "steps": 250, "memory": 1}
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    functions["main"]([*arguments, "--folder", str(tmp_path)])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["latents"] == 4 + 3 * 64 * (1 + 8 + 16) + 3 * (40 + 8 * 40)
+    assert found["label_accuracy"] > 0.8 * found["label_accuracy_of_the_truth"]
+    assert (tmp_path / "maps.png").stat().st_size > 10_000

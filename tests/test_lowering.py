@@ -340,6 +340,38 @@ def test_several_likelihoods_inform_one_block() -> None:
     assert [f.observed for f in evidence.factors] == ["y", "survey"]
 
 
+def test_long_vectors_have_sites_unless_a_flow_is_asked_for() -> None:
+    graph, _ = CASES["mixture"].model()
+    sizes = {"subject": 300, "site": 20}
+    sites = lower(graph, Family(), sizes, {"subject": 4})
+    assert sites.block("subject").site
+    assert sites.paired
+    assert sites.block("subject").parameters == ()
+    asked = lower(graph, Family(flow="none"), sizes, {"subject": 4})
+    assert not asked.block("subject").site
+    assert not asked.paired
+
+
+def test_the_share_of_a_copys_data_in_a_batch() -> None:
+    """Of plates that its own determine a batch has all or nothing."""
+    graph, _ = CASES["mixture"].model()
+    sizes = {"subject": 300, "site": 20}
+    for batch, share in (({"subject": 4}, 1.0), ({"site": 5}, 0.25), ({}, 1.0)):
+        plan = lower(graph, Family(), sizes, batch)
+        assert plan.share(plan.block("subject")) == share
+    nested = PlateGraph(
+        [Plate("school"), Plate("pupil", within="school")],
+        [
+            Latent("level", dist.Normal(0.0, 1.0), plates="school", event=40),
+            Observed("y", lambda level: dist.Normal(level, 1.0), plates="pupil", event=40),
+        ],
+    )
+    sizes = {"school": 10, "pupil": 500}
+    for batch, share in (({"pupil": 50}, 0.1), ({"school": 2, "pupil": 5}, 0.1)):
+        plan = lower(nested, Family(), sizes, batch)
+        assert plan.share(plan.block("school")) == share
+
+
 def test_newton_steps_are_for_likelihoods_that_are_not_gaussian() -> None:
     assert plan_of("county", Family(newton_steps=5)).block("county").evidence.newton_steps == 1
     graph = PlateGraph(

@@ -45,10 +45,9 @@ class Counting:
         self.seen = state["seen"].copy()
 
     def run(
-        self, call: Any, tables: dict[str, Table], rates: Rates, *, path: bool
+        self, call: Any, tables: dict[str, Table], rates: Rates, *, path: bool, steps: int
     ) -> tuple[np.ndarray, dict[str, Table]]:
         self.calls += 1
-        steps = len(rates.learning)
         out = {name: Table(*(part.copy() for part in table)) for name, table in tables.items()}
         for step in range(steps):
             if call is None:
@@ -121,6 +120,40 @@ def test_a_run_goes_on_where_it_was_kept(batch: int | None) -> None:
     for name in ("history:step", "history:elbo", "movement:000", "movement:001"):
         np.testing.assert_array_equal(other.state()[1][name], run.state()[1][name])
     other.close()
+
+
+def test_a_run_pauses_between_two_calls_and_goes_on_from_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the same process, or in another one from what was kept."""
+    monkeypatch.setattr(feed, "CALL_BYTES", 4000)
+    own = trainer(3000, 5)
+    whole = run_of(own, Counting(3000))
+    for _ in range(2):
+        assert whole.advance() == CHUNK
+    paused, pauses = run_of(own, Counting(3000)), 0
+    while len(paused.history.step) < 2:
+        if paused.advance(lambda: True):
+            continue
+        pauses += 1
+        assert not paused.finished
+        if pauses % 3 == 0:
+            kept = paused.state()
+            arrays = {name: array.copy() for name, array in kept[1].items()}
+            assert paused.taken % CHUNK != 0
+            paused.close()
+            paused = run_of(own, Counting(3000))
+            paused.restore(kept[0], arrays)
+            assert paused.taken % CHUNK != 0
+    assert pauses > 6
+    np.testing.assert_array_equal(paused.history.elbo, whole.history.elbo)
+    np.testing.assert_array_equal(paused.history.step, whole.history.step)
+    tables = (run.fitted(averaged=False)[1]["group"] for run in (paused, whole))
+    np.testing.assert_array_equal(next(tables), next(tables))
+    for name in ("movement:000", "movement:001"):
+        np.testing.assert_array_equal(paused.state()[1][name], whole.state()[1][name])
+    paused.close()
+    whole.close()
 
 
 @pytest.mark.parametrize("batch", [None, 5])

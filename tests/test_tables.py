@@ -35,8 +35,8 @@ from pavi.tables import (
 )
 
 # Two blocks whose rows take steps of either kind.
-ADAM = Setup(bound("county"), Family(encoding="free")).plan.block("county")
-SITE = problem(CASES["mixture, sites"]).plan.block("subject")
+ADAM = Setup(bound("county"), Family(encoding="free")).plan, "county"
+SITE = problem(CASES["mixture, sites"]).plan, "subject"
 
 
 def textbook(value: np.ndarray, gradients: list[np.ndarray], rate: float) -> np.ndarray:
@@ -73,7 +73,7 @@ def test_a_row_that_is_drawn_at_every_step_has_adams_steps() -> None:
     gradients = list(rng(1).normal(size=(25, 4, 3)))
     table = new_table(value)
     for gradient in gradients:
-        table = moved_rows(ADAM, table, gradient, 0.01)
+        table = moved_rows(*ADAM, table, gradient, 0.01)
     np.testing.assert_allclose(table.value, textbook(value, gradients, 0.01), rtol=1e-10)
     np.testing.assert_array_equal(table.count, np.full((4, 1), 25.0))
 
@@ -86,7 +86,7 @@ def test_a_row_sleeps_while_it_is_not_drawn() -> None:
     for _ in range(40):
         places = random.permutation(5)[:2]  # the last row is never drawn
         gradient = random.normal(size=(2, 2))
-        table = written(table, places, moved_rows(ADAM, rows_of(table, places), gradient, 0.05))
+        table = written(table, places, moved_rows(*ADAM, rows_of(table, places), gradient, 0.05))
         for place, g in zip(places, gradient, strict=True):
             had[place].append(g)
     for row, gradients in had.items():
@@ -99,7 +99,7 @@ def test_a_row_sleeps_while_it_is_not_drawn() -> None:
 def test_the_first_step_has_the_length_of_the_rate() -> None:
     """Whatever the gradient's scale, and however late a row is drawn for the first time."""
     for scale in (1e-4, 1.0, 1e6):
-        rows = moved_rows(ADAM, new_table(np.zeros((1, 2))), scale * np.array([[1.0, -3.0]]), 0.1)
+        rows = moved_rows(*ADAM, new_table(np.zeros((1, 2))), scale * np.array([[1.0, -3.0]]), 0.1)
         np.testing.assert_allclose(rows.value, [[-0.1, 0.1]], rtol=1e-3)
 
 
@@ -110,7 +110,7 @@ def test_sites_become_the_mean_of_what_their_batches_say() -> None:
     for one in said:
         own = np.concatenate([rows.value[:, :2], -0.5 * rows.value[:, 2:]], 1)
         batch = np.concatenate([one[:, :2], -0.5 * one[:, 2:]], 1)
-        rows = moved_rows(SITE, rows, own - batch, 0.01)
+        rows = moved_rows(*SITE, rows, own - batch, 0.01)
     # Steps of n^-3/4 leave the noise of some n^3/4 of the last batches.
     error = said.std(axis=0) / np.sqrt(400**0.75)
     assert np.all(np.abs(rows.value - said.mean(axis=0)) < 4.0 * error)
@@ -121,7 +121,7 @@ def test_no_step_takes_a_sites_precision_away() -> None:
     """It is shortened as a whole, so that the place that shift and precision give moves along."""
     rows = new_table(np.array([[1.0, 2.0, 0.5, 0.0]]))
     gradient = np.array([[3.0, 3.0, -1e6, -1e6]])
-    moved = moved_rows(SITE, rows, gradient, 0.01).value
+    moved = moved_rows(*SITE, rows, gradient, 0.01).value
     assert moved[0, 2] == 0.25
     np.testing.assert_allclose(moved[0, :2], [1.0, 2.0], atol=1e-6)
     assert moved[0, 3] == 0.0
@@ -129,7 +129,7 @@ def test_no_step_takes_a_sites_precision_away() -> None:
 
 def test_sites_rest_where_the_rate_is_zero() -> None:
     rows = new_table(np.ones((2, 4)))
-    np.testing.assert_array_equal(moved_rows(SITE, rows, np.ones((2, 4)), 0.0).value, rows.value)
+    np.testing.assert_array_equal(moved_rows(*SITE, rows, np.ones((2, 4)), 0.0).value, rows.value)
 
 
 def test_a_store_gives_the_rows_it_was_given() -> None:
@@ -207,7 +207,7 @@ def test_the_average_of_a_row_is_that_of_its_own_iterates() -> None:
         # The last row sleeps, the one before it wakes up once the others are averaged already.
         places = random.permutation(2 if step < 20 else 3)[:2]
         gradient, averaging = random.normal(size=(2, 2)), max(0.0, step - 9.0)
-        rows = moved_rows(ADAM, rows_of(table, places), gradient, 0.05, averaging)
+        rows = moved_rows(*ADAM, rows_of(table, places), gradient, 0.05, averaging)
         table = written(table, places, rows)
         for place, value in zip(places, rows.value, strict=True):
             if averaging > 0:

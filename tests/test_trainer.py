@@ -108,6 +108,33 @@ def test_a_fit_in_batches_comes_to_the_same_posterior(backend: str) -> None:
     check_moments(posterior, 0.1)
 
 
+def test_sites_of_long_vectors_come_to_the_exact_posterior(backend: str) -> None:
+    """Of rows drawn a fifth at a time; nothing is known of the scale of the data."""
+    random = np.random.default_rng(3)
+    theta = 300.0 + 20.0 * random.normal(size=(6, 1, 40))
+    y = theta + 15.0 * random.normal(size=(6, 40, 40))
+    graph = PlateGraph(
+        [Plate("group"), Plate("row")],
+        [
+            Latent("theta", dist.Normal(310.0, 20.0), plates="group", event=40),
+            Observed(
+                "y", lambda theta: dist.Normal(theta, 15.0), plates=("group", "row"), event=40
+            ),
+        ],
+    )
+    posterior = pavi.fit(
+        graph, Data({"y": y}), backend=backend, batch={"row": 8}, steps=2000, progress=False
+    )
+    assert posterior.plan.block("group").site
+    # 1 / sd^2 = 1 / 20^2 + 40 / 15^2
+    precision = 20.0**-2 + 40 * 15.0**-2
+    mean = (310.0 / 20.0**2 + y.sum(axis=1) / 15.0**2) / precision
+    error = (posterior.mean(2000)["theta"] - mean) * precision**0.5
+    assert np.sqrt((error**2).mean()) < 0.15
+    ratio = posterior.sd(2000)["theta"] * precision**0.5
+    assert np.sqrt(((ratio - 1.0) ** 2).mean()) < 0.05
+
+
 def test_a_fit_says_what_it_was(backend: str) -> None:
     posterior = fitted(backend)
     assert posterior.backend == backend
@@ -233,9 +260,9 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(
     whole = fit(backend, **options)
     advance, records = Run.advance, []
 
-    def interrupted(run: Run) -> int:
+    def interrupted(run: Run, pause: Any) -> int:
         records.append(None)
-        count = advance(run)
+        count = advance(run, pause)
         if len(records) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return count
@@ -270,11 +297,11 @@ def test_a_fit_with_tables_in_files_has_the_same_bits(
     options |= {"table_memory": 0, "checkpoint": tmp_path}
     advance, records = Run.advance, []
 
-    def cut_off(run: Run) -> int:
+    def cut_off(run: Run, pause: Any) -> int:
         records.append(None)
         if len(records) == 2:
             raise KeyboardInterrupt
-        return advance(run)
+        return advance(run)  # without a pause: each advance is one record
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "advance", cut_off)

@@ -58,15 +58,22 @@ class Program(Protocol):
         """Sets the weights and the random state; the optimizer starts at rest."""
 
     def run(
-        self, call: Call | None, tables: dict[str, Table], rates: Rates, *, path: bool
+        self,
+        call: Call | None,
+        tables: dict[str, Table],
+        rates: Rates,
+        *,
+        path: bool,
+        steps: int | None = None,
     ) -> tuple[np.ndarray, dict[str, Table]]:
-        """Takes `len(rates.learning)` steps.
+        """Takes the first of `len(rates.learning)` steps that there are rows and rates for.
 
         Args:
             call: the rows of each step; None where every step sees all of them.
             tables: the rows of the free tables that the steps touch.
             rates: what changes from step to step.
             path: whether the gradient leaves out the score of q, see `objective`.
+            steps: how many to take, all of them by default; the same program takes any number.
 
         Returns:
             The ELBO estimate of each step, the mean of its draws, NaN where the step was left out;

@@ -24,8 +24,8 @@ class Mixture(Spec):
     as Binomial(5, p) and Binomial(10, p) do, the mixture's goes from the lowest to the highest of
     them, and a component has density 0 outside of its own.
 
-    Its predictors are the log weights. They inform a natural encoding where all components have a
-    density that is written on `ops`; the components' own parameters are no predictors.
+    Its predictor is the vector of log weights. It informs a natural encoding where all components
+    have a density that is written on `ops`; the components' own parameters are no predictors.
 
     Attributes:
         weights: `[..., K]`.
@@ -93,7 +93,8 @@ class Mixture(Spec):
     def with_predictors(self, predictors: tuple[Array, ...]) -> Self:
         if len(predictors) != len(self.predictors()):
             return super().with_predictors(predictors)
-        return replace(self, weights=ops.softmax(*promote(*predictors), axis=-1))
+        (log_weights,) = promote(*predictors)
+        return replace(self, weights=ops.softmax(log_weights, axis=-1))
 
     def score_and_information(self, value: Array) -> tuple[tuple[Array, Array], ...]:
         """As `Spec`, with the observed information, where it is positive."""

@@ -1,4 +1,4 @@
-"""Training on JAX: a scan of many steps inside one compiled call, its state donated."""
+"""Training on JAX: a loop of many steps inside one compiled call, its state donated."""
 
 from __future__ import annotations
 
@@ -57,20 +57,27 @@ class JaxProgram:
             )
 
     def run(
-        self, call: Call | None, tables: dict[str, Table], rates: Rates, *, path: bool
+        self,
+        call: Call | None,
+        tables: dict[str, Table],
+        rates: Rates,
+        *,
+        path: bool,
+        steps: int | None = None,
     ) -> tuple[np.ndarray, dict[str, Table]]:
-        """Takes `len(rates.learning)` steps; see `backends.base.Program`."""
+        """Takes steps; see `backends.base.Program`."""
         state = self._existing("run")
         with precision(self._settings.dtype), one_blas_thread():
             rates = Rates(*(np.asarray(rate, self._settings.dtype) for rate in rates))
-            inputs = jax.tree.map(jnp.asarray, (call, tables, rates))
+            steps = len(rates.learning) if steps is None else steps
+            inputs = jax.tree.map(jnp.asarray, (call, tables, rates, np.int32(steps)))
             arguments = (state, self._resident, *inputs)
             executable = self._executable(path, arguments).result()
             if path is False and self._settings.gradient == "auto":
                 # The second estimator's program is compiled while the first one's steps are taken.
                 self._executable(True, arguments)
             self._state, elbo, rows = executable(*arguments)
-            return np.asarray(elbo, np.float64), jax.tree.map(np.asarray, rows)
+            return np.asarray(elbo, np.float64)[:steps], jax.tree.map(np.asarray, rows)
 
     def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
         """Re-expresses the weights on the host; the dense optimizer starts at rest again."""
@@ -163,11 +170,18 @@ class JaxProgram:
         call: Call | None,
         tables: dict[str, Table],
         rates: Rates,
+        steps: jax.Array,
     ) -> tuple[JaxState, jax.Array, dict[str, Table]]:
-        (state, tables), elbo = jax.lax.scan(
-            partial(self._step, path, resident), (state, tables), (call, rates)
-        )
-        return state, elbo, tables
+        def body(step: jax.Array, carry: Any) -> Any:
+            own, elbos = carry
+            inputs = jax.tree.map(lambda x: x[step], (call, rates))
+            own, elbo = self._step(path, resident, own, inputs)
+            return own, elbos.at[step].set(elbo)
+
+        # The number of steps is an argument: XLA would write out, and compile, each of a few.
+        elbos = jnp.zeros(rates.learning.shape, self._settings.dtype)
+        (state, tables), elbos = jax.lax.fori_loop(0, steps, body, ((state, tables), elbos))
+        return state, elbos, tables
 
     def _step(
         self,

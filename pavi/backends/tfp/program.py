@@ -64,18 +64,25 @@ class TensorFlowProgram:
             self._rest()
 
     def run(
-        self, call: Call | None, tables: dict[str, Table], rates: Rates, *, path: bool
+        self,
+        call: Call | None,
+        tables: dict[str, Table],
+        rates: Rates,
+        *,
+        path: bool,
+        steps: int | None = None,
     ) -> tuple[np.ndarray, dict[str, Table]]:
-        """Takes `len(rates.learning)` steps; see `backends.base.Program`."""
+        """Takes steps; see `backends.base.Program`."""
         self._existing("run")
         rates = Rates(*(np.asarray(rate, self._settings.dtype) for rate in rates))
+        steps = len(rates.learning) if steps is None else steps
         # Nothing of its own is everything; None would be a leaf to TensorFlow.
         call = call or Call(Batch({}, {}, {}, {}, {}), {})
         inputs = tf.nest.map_structure(tf.convert_to_tensor, (call, rates))
         tables = tf.nest.map_structure(tf.convert_to_tensor, tables)
-        elbo, tables = self._run[path](self._resident, inputs, tables)
+        elbo, tables = self._run[path](self._resident, inputs, tables, tf.constant(steps))
         host = tf.nest.map_structure(lambda x: x.numpy(), tables)
-        return np.asarray(elbo, np.float64), host
+        return np.asarray(elbo, np.float64)[:steps], host
 
     def rebase(self, function: Callable[[Arrays], Arrays]) -> None:
         """Re-expresses the weights on the host; the dense optimizer starts at rest again."""
@@ -125,16 +132,22 @@ class TensorFlowProgram:
 
     def _split(self, flat: tf.Tensor) -> dict[str, tf.Tensor]:
         """The weights by name, from the vector that holds them all."""
-        parts = tf.split(flat, [prod(shape) for shape in self._shapes.values()])
+        sizes = np.array([prod(shape) for shape in self._shapes.values()], np.int32)
+        parts = tf.split(flat, sizes) if len(sizes) else []
         return {
             name: tf.reshape(part, shape)
             for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)
         }
 
     def _steps(
-        self, path: bool, resident: Batch, inputs: tuple[Call, Rates], tables: dict[str, Table]
+        self,
+        path: bool,
+        resident: Batch,
+        inputs: tuple[Call, Rates],
+        tables: dict[str, Table],
+        steps: tf.Tensor,
     ) -> tuple[tf.Tensor, dict[str, Table]]:
-        state, steps = self._existing("run"), inputs[1].learning.shape[0]
+        state, most = self._existing("run"), inputs[1].learning.shape[0]
 
         def body(
             step: tf.Tensor, average: tf.Tensor, tables: Any, elbos: tf.TensorArray
@@ -152,12 +165,12 @@ class TensorFlowProgram:
                 tf.constant(0),
                 tf.convert_to_tensor(state.average),
                 tables,
-                tf.TensorArray(self._settings.dtype, steps, element_shape=()),
+                tf.TensorArray(self._settings.dtype, most, element_shape=()),
             ),
-            maximum_iterations=steps,
+            maximum_iterations=most,
         )
         state.average.assign(average)
-        state.step.assign_add(steps)
+        state.step.assign_add(tf.cast(steps, tf.int64))
         return elbos.stack(), tables
 
     def _step(
@@ -218,7 +231,10 @@ class TensorFlowProgram:
         before = [tf.identity(variable) for variable in changing]
         # tf-keras holds the rate in float32 whatever the weights' dtype.
         self._optimizer.learning_rate = tf.cast(rate.learning, self._optimizer.learning_rate.dtype)
-        gradient = tf.concat([tf.reshape(gradients[0][name], [-1]) for name in self._shapes], 0)
+        # A guide of sites alone has no weights.
+        none = tf.zeros([0], self._settings.dtype)
+        parts = [tf.reshape(gradients[0][name], [-1]) for name in self._shapes]
+        gradient = tf.concat([none, *parts], 0)
         self._optimizer.apply_gradients([(gradient, state.weights)])
         for variable, old in zip(changing, before, strict=True):
             variable.assign(tf.where(finite, variable, old))
