@@ -109,6 +109,11 @@ class Trainer:
         self._sampler = sampler
         sizes = sampler.sizes if sampler else self.data.sizes
         particles = int(num_particles or _particles(self.plan, sizes))
+        if self.plan.paired and particles % 2:
+            raise PaviError(
+                f"num_particles={particles}: the free rows of long vectors need pairs of draws. "
+                f"Give an even number, such as {particles + 1}."
+            )
         self._settings = Settings(particles, gradient, dtype)
         self._expected = expect(self.plan, self.data, sizes, particles, dtype, self._space)
         self._learning_rate, self._seed = float(learning_rate), int(seed)
@@ -381,8 +386,8 @@ def _particles(plan: GuidePlan, sizes: Mapping[str, int]) -> int:
     """Draws a step: as many as keep it small, by the numbers that one of them takes."""
     variables = (*plan.graph.latents, *plan.graph.observed)
     numbers = sum(math.prod((*(sizes[p] for p in v.plates), *v.event)) for v in variables)
-    least = 2 if plan.paired else 1
-    return int(np.clip(_PARTICLE_NUMBERS // numbers, least, _MAX_PARTICLES))
+    step = 2 if plan.paired else 1
+    return step * int(np.clip(_PARTICLE_NUMBERS // (step * numbers), 1, _MAX_PARTICLES // step))
 
 
 def standards(data: BoundData) -> dict[str, tuple[float, float]]:

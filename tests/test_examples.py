@@ -110,7 +110,8 @@ def test_cortex_measures_the_profile_of_a_label_under_noise() -> None:
 def test_cortex_runs_to_its_picture(tmp_path: Path) -> None:
     pytest.importorskip("jax")
     functions = example("cortex")
-    options = {"subjects": 8, "vertices": 40, "networks": 3, "batch": 8, "steps": 250, "memory": 1}
+    options = {"subjects": 8, "vertices": 40, "networks": 3, "batch": 8, "memory": 1}
+    options |= {"steps": 400, "learning-rate": 0.003}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     functions["main"]([*arguments, "--folder", str(tmp_path)])
     found = json.loads((tmp_path / "found.json").read_text())

@@ -13,11 +13,12 @@ import pytest
 from mapped_files import all_mapped, mapped_in
 from numpy.testing import assert_allclose, assert_array_equal
 from small_models import rng
+from varied_models import CASES
 
 import pavi
 from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, Posterior, dist
 from pavi.checkpoint import Checkpoints
-from pavi.errors import StorageError
+from pavi.errors import PaviError, StorageError
 from pavi.run import Run, rebased
 from pavi.schedule import CHUNK
 
@@ -218,6 +219,13 @@ def test_particles_are_as_many_as_stay_cheap() -> None:
     assert pavi.Trainer(graph, data, backend=None)._settings.num_particles == 1
     batched = pavi.Trainer(graph, data, backend=None, batch={"row": 10})
     assert batched._settings.num_particles == 8
+
+
+def test_sites_want_draws_in_pairs() -> None:
+    graph, data = CASES["mixture"].model()
+    with pytest.raises(PaviError, match="num_particles=3.*even number, such as 4"):
+        pavi.Trainer(graph, data, backend=None, num_particles=3)
+    assert pavi.Trainer(graph, data, backend=None)._settings.num_particles % 2 == 0
 
 
 def test_rebasing_leaves_the_guide_as_it_is() -> None:
