@@ -223,7 +223,7 @@ def test_particles_are_as_many_as_stay_cheap() -> None:
 
 def test_sites_want_draws_in_pairs() -> None:
     graph, data = CASES["mixture"].model()
-    with pytest.raises(PaviError, match="num_particles=3.*even number, such as 4"):
+    with pytest.raises(PaviError, match=r"num_particles=3.*even number, such as 4"):
         pavi.Trainer(graph, data, backend=None, num_particles=3)
     assert pavi.Trainer(graph, data, backend=None)._settings.num_particles % 2 == 0
 
