@@ -16,12 +16,12 @@ of means in exact standard deviations, of standard deviations as ratios.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from record import keep
 
 import pavi
 from pavi import Covariate, Data, Latent, Observed, Plate, PlateGraph, dist
@@ -178,9 +178,7 @@ def main() -> None:
                     f"{row['seconds']:5.0f}  {end}",
                     flush=True,
                 )
-                if args.results:
-                    with args.results.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
+                keep(row, args.results)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ all of them alike; medians are compared with those of the smallest size.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import numpy as np
+from record import keep
 
 import pavi
 from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, dist
@@ -102,9 +102,7 @@ def main() -> None:
                     f"{row['ratio']:6.3f}",
                     flush=True,
                 )
-                if args.results:
-                    with args.results.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
+                keep(row, args.results)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from case_models import CASES, Case, Values, read
+from record import keep
 
 import pavi
 
@@ -186,9 +187,7 @@ def main() -> None:
             row = fit(name, CASES[name], args.cases / name, own)
             print(line(row), flush=True)
             print("   ", *(f"{q} {e} x{r}" for q, e, r in row["worst"]), sep="  ", flush=True)
-            if args.results:
-                with args.results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+            keep(row, args.results)
 
 
 def pavi_backends() -> tuple[str, ...]:

@@ -10,12 +10,12 @@ the Kullback-Leibler divergence of the fitted posterior from the exact one, shar
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from example_model import effects
+from record import keep
 
 import pavi
 from pavi.backends.base import BACKENDS
@@ -89,9 +89,7 @@ def main() -> None:
                         f"{row['seconds']:5.0f} {row['steps']:6d}  {row['converged']}",
                         flush=True,
                     )
-                    if args.results:
-                        with args.results.open("a") as file:
-                            file.write(json.dumps(row) + "\n")
+                    keep(row, args.results)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from contenders import CONTENDERS, OBSERVATIONS, Contender, Evidence, Rate, Trace, awaken
 from example_model import effects
+from record import keep
 
 # The gap is evaluated when the clock has gone on by this share.
 LOOK = 0.02
@@ -250,9 +251,7 @@ def main() -> None:
             setting = {"quality": args.quality, "limit": args.limit, "cpus": os.cpu_count()}
             rows.append({"contender": name, "groups": groups, **found, **setting})
             print(line(rows[-1]), flush=True)
-            if args.results:
-                with args.results.open("a") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
+            keep(rows[-1], args.results)
             if args.plot:
                 plot(rows, args.plot)
     print(*summary(rows), sep="\n")

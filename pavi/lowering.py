@@ -7,7 +7,6 @@ from dataclasses import replace
 from math import prod
 
 from pavi.bijectors import (
-    DENSE_LIMIT,
     Bijector,
     Chain,
     ConditionalAffine,
@@ -157,7 +156,7 @@ def _block(
         and encoding == "free"
         and not single
         and not mean_field
-        and size > DENSE_LIMIT
+        and groups.long(name)
     ):
         # The rows are sites, of which nothing is shared.
         flow: Bijector = Identity(dimension)

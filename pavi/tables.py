@@ -120,8 +120,9 @@ def moved_rows(
     updates: rows are drawn at different steps.
     """
     rows = rows._replace(count=rows.count + 1.0)
-    if plan.block(block).site:
-        rows = _natural_step(rows, gradient, rate, plan.share(plan.block(block)))
+    own = plan.block(block)
+    if own.site:
+        rows = _natural_step(rows, gradient, rate, plan.share(own))
     else:
         rows = _adam_step(rows, gradient, rate)
     joins = ops.cast(averaging + ops.zeros_like(rows.count) > 0, rows.count)
