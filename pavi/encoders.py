@@ -134,11 +134,14 @@ def site_potential(
 
 
 def _lower(diagonal: Array, packed: Array, size: int) -> Array:
-    """Lower triangular `[..., d, d]` from its diagonal and its entries below it, row by row."""
+    """Lower triangular `[..., d, d]` from its diagonal and its entries below it, row by row.
+
+    The latter are in units of their row's diagonal: however firm a potential, steps are as long.
+    """
     rows = []
     for i in range(size):
-        start = i * (i - 1) // 2
-        row = [packed[..., start : start + i], diagonal[..., i : i + 1]]
+        start, own = i * (i - 1) // 2, diagonal[..., i : i + 1]
+        row = [own * packed[..., start : start + i], own]
         zeros = [ops.zeros_like(diagonal[..., i + 1 :])]
         rows.append(ops.concat(row + zeros, -1))
     return ops.stack(rows, -2)

@@ -83,11 +83,11 @@ class Feed:
         fitting = CALL_BYTES // (numbers * np.dtype(self._dtype).itemsize)
         return max(n for n in range(1, most + 1) if most % n == 0 and n <= max(fitting, 1))
 
-    def draw(self, rng: np.random.Generator, steps: int) -> Drawn:
-        """The rows of `steps` steps, independent of one another."""
+    def draw(self, seed: int, steps: int, start: int = 0) -> Drawn:
+        """The rows of `steps` steps from the step `start` on."""
         if self._sampler is None:
             return Drawn(None, dict.fromkeys(self._tables))
-        selection = self._sampler.draw(rng, steps)
+        selection = self._sampler.draw(seed, steps, start)
         places: dict[str, Array] = {}
         rows: dict[str, np.ndarray | None] = dict.fromkeys(self._tables)
         for name in (name for name, reduced in self._tables.items() if reduced):

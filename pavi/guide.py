@@ -244,7 +244,8 @@ def _condition(
         if block.encoder == "deep_set":
             potential = deep_set_potential(plan, block, own, context, batch, prior)
         else:
-            potential = free_potential(rows[block.name], context, block.dimension, prior)
+            row = own["potential"] if block.joint else rows[block.name]
+            potential = free_potential(row, context, block.dimension, prior)
     if block.table_width and not block.free_potential:
         residual = ops.expand_dims(rows[block.name], 0)
     return _Conditional(own, context, potential, residual)

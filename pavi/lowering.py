@@ -12,6 +12,7 @@ from pavi.bijectors import (
     ConditionalAffine,
     Identity,
     MaskedAutoregressive,
+    ParameterSpec,
 )
 from pavi.encoders import deep_set_parameters, table_width
 from pavi.errors import FamilyError
@@ -162,8 +163,12 @@ def _block(
         flow: Bijector = Identity(dimension)
     else:
         natural = encoder == "natural"
-        flow = _flow(family, asked, dimension, single, natural, context_size, mean_field)
+        placed = natural or not single or (is_joint and encoding == "free")
+        flow = _flow(family, asked, dimension, single, natural, placed, context_size, mean_field)
     parameters = {f"flow/{key}": spec for key, spec in flow.parameter_specs().items()}
+    if is_joint and encoding == "free":
+        # The dependence on the prior's scale that no affine has: the free row of its only copy.
+        parameters["potential"] = ParameterSpec((table_width(dimension, context_size),))
     if encoder == "deep_set" and evidence:
         parameters |= deep_set_parameters(graph, family, evidence, size, context_size)
     return BlockPlan(
@@ -268,6 +273,7 @@ def _flow(
     dimension: int,
     single: bool,
     natural: bool,
+    placed: bool,
     context_size: int,
     mean_field: bool,
 ) -> Bijector:
@@ -284,7 +290,7 @@ def _flow(
         context_size=seen,
         hidden=0 if single or not seen else family.hidden,
         rank="full" if dimension <= limit else "diagonal",
-        initial_log_scale=0.0 if natural or not single else _INITIAL_LOG_SCALE,
+        initial_log_scale=0.0 if placed else _INITIAL_LOG_SCALE,
     )
     if flow == "none":
         return affine

@@ -37,7 +37,7 @@ class Movement:
         self._rows = {
             block.name: np.unique(np.linspace(0, block.copies - 1, WATCHED).astype(int))
             for block in plan.blocks
-            if block.free_potential
+            if block.free_potential and block.table_width
         }
         self.agreement = 0.0
         self._seen: deque[np.ndarray] = deque(maxlen=2 * WINDOW + 1)

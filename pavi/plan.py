@@ -158,8 +158,9 @@ class BlockPlan:
 
     @property
     def free_potential(self) -> bool:
-        """Whether the rows of its table are potentials; else a row moves and scales its copy."""
-        return self.table_width > 0 and self.encoder is None and self.whitened
+        """Whether its free rows are potentials; else a row moves and scales its copy."""
+        own = self.table_width > 0 or self.joint
+        return own and self.encoder is None and self.whitened
 
     @property
     def site(self) -> bool:
@@ -270,7 +271,13 @@ class GuidePlan:
         names: set[str] = set()
         for block in self.blocks:
             natural = block.encoder == "natural"
-            names |= {f"{block.name}/{n}" for n, s in block.parameters if natural or s.refines}
+            # Where a potential of its own could place and narrow a block, nothing else is to.
+            placed = natural or (block.joint and block.free_potential)
+            names |= {
+                f"{block.name}/{n}"
+                for n, s in block.parameters
+                if s.refines or (placed and n != "potential")
+            }
             if natural:
                 names.add(block.name)
         return frozenset(names)

@@ -265,9 +265,7 @@ class Run:
                 self._put(pending)
             if not watched:
                 self._movement.record()
-            # A stream of its own for each call: where a run goes on, its position is a number.
-            rng = np.random.default_rng([self._seed, 1, call])
-            drawn = self._feed.draw(rng, self._size)
+            drawn = self._feed.draw(self._seed, self._size, call * self._size)
             taken = {name: self._tables.take(name, index) for name, index in drawn.rows.items()}
             shared = {name: _shared(index, before, name) for name, index in drawn.rows.items()}
             return _Ready(drawn, taken, shared, self._movement.agreement)

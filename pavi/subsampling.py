@@ -1,10 +1,11 @@
 """Which rows a step sees, and what each of them stands for.
 
 Indices are drawn, never a stream shuffled: a plate named in `batch` has that many of its rows drawn
-uniformly without replacement at every step, whatever their order in the data. A plate that lies
-within it follows: all the rows of the owners drawn, or, if it is named in `batch` too, that many
-rows *of each owner* (two stages). All other plates are seen whole. Shapes are the same at every
-step: where groups differ in size, rows are padded with weight 0.
+uniformly without replacement at every step, whatever their order in the data, and successive steps
+take turns until each row has been drawn equally often. A plate that lies within it follows: all
+the rows of the owners drawn, or, if it is named in `batch` too, that many rows *of each owner* (two
+stages). All other plates are seen whole. Shapes are the same at every step: where groups differ in
+size, rows are padded with weight 0.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pavi import ops
+from pavi.balanced import balanced_draws, stream_key
 from pavi.batch import Batch
 from pavi.data import BoundData
 from pavi.errors import DataError
@@ -109,6 +111,13 @@ def gather(graph: PlateGraph, full: Batch, selection: Selection) -> Batch:
     )
 
 
+class _Chosen(NamedTuple):
+    """Rows drawn of a plate, and how often each of them has been drawn before."""
+
+    rows: np.ndarray
+    visits: np.ndarray
+
+
 class Sampler:
     """Draws the rows of each step.
 
@@ -163,19 +172,27 @@ class Sampler:
         """The nearest owner that is subsampled."""
         return next((o for o in self._graph.owners(plate) if o in self._batch), None)
 
-    def draw(self, rng: np.random.Generator, steps: int) -> Selection:
-        """Rows of `steps` steps, independent of one another."""
-        drawn = [self._one(rng) for _ in range(steps)]
+    def draw(self, seed: int, steps: int, start: int = 0) -> Selection:
+        """Rows of `steps` steps from the step `start` on: the same whatever the steps before."""
+        keys = {plate: stream_key(seed, plate) for plate in self._batch}
+        number = np.arange(start, start + steps)
+        roots = {p: self._roots(keys[p], p, number) for p in self._batch if not self._anchor[p]}
+        drawn = [
+            self._one(keys, {p: _Chosen(*(part[i] for part in root)) for p, root in roots.items()})
+            for i in range(steps)
+        ]
         return Selection(
             *(
-                {key: np.stack([getattr(one, part)[key] for one in drawn]) for key in keys}
-                for part, keys in zip(Selection._fields, drawn[0], strict=True)
+                {name: np.stack([getattr(one, part)[name] for one in drawn]) for name in arrays}
+                for part, arrays in zip(Selection._fields, drawn[0], strict=True)
             )
         )
 
     def at(self, chosen: Mapping[str, np.ndarray]) -> Selection:
         """The selection of given elements of the plates of `batch`, rows unpadded."""
-        selection = self._one(np.random.default_rng(0), chosen)
+        keys = {plate: stream_key(plate) for plate in self._batch}
+        roots = {p: _Chosen(index, np.zeros_like(index)) for p, index in chosen.items()}
+        selection = self._one(keys, roots)
         kept = {p: selection.indices[p] < self._sizes[p] for p in self.rows}
         return Selection(
             {p: index[kept[p]] for p, index in selection.indices.items()},
@@ -183,52 +200,55 @@ class Sampler:
             {p: weight[kept[p]] for p, weight in selection.weights.items()},
         )
 
-    def _one(
-        self, rng: np.random.Generator, chosen: Mapping[str, np.ndarray] | None = None
-    ) -> Selection:
+    def _roots(self, key: np.uint64, plate: str, number: np.ndarray) -> _Chosen:
+        """The draws of these numbers of a plate within no other one that is drawn."""
+        steps = len(number)
+        size, count = (np.full(steps, x) for x in (self._sizes[plate], self._batch[plate]))
+        drawn = balanced_draws(size, count, number, np.full(steps, key))
+        return _Chosen(*(part.reshape(steps, -1) for part in drawn))
+
+    def _one(self, keys: Mapping[str, np.uint64], roots: Mapping[str, _Chosen]) -> Selection:
         selection = Selection({}, {}, {})
         factors: dict[str, np.ndarray] = {}
+        visits: dict[str, np.ndarray] = {}
         for plate, anchor in self._anchor.items():
             if plate not in self.rows:
                 continue
             if anchor is None:
-                count = self._batch[plate]
-                index = (
-                    without_replacement(rng, self._sizes[plate], count)
-                    if chosen is None
-                    else chosen[plate]
-                )
+                index, visits[plate] = roots[plate]
                 factor = np.full(len(index), self._sizes[plate] / len(index))
+            elif plate in self._batch:
+                owners = _Chosen(selection.indices[anchor], visits[anchor])
+                (index, visits[plate]), factor = self._some(keys[plate], plate, anchor, owners)
             else:
-                index, factor = self._members_of(rng, plate, anchor, selection)
+                index = self._all(plate, anchor, selection.indices[anchor])
+                factor = np.ones(len(index))
             self._place(selection, factors, plate, index, factor)
         for plate, index in selection.indices.items():
             self._positions[plate][index[index < self._sizes[plate]]] = -1
         return selection
 
-    def _members_of(
-        self, rng: np.random.Generator, plate: str, anchor: str, selection: Selection
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the owners drawn: all of them, or some of each, and N / N^r within the owner."""
+    def _some(
+        self, key: np.uint64, plate: str, anchor: str, chosen: _Chosen
+    ) -> tuple[_Chosen, np.ndarray]:
+        """Some rows of each owner drawn, and N / N^r within the owner."""
         order, start = self._csr[plate]
-        owners = selection.indices[anchor]
+        # Padding comes last and was never drawn.
+        owners = chosen.rows[: len(chosen.visits)]
+        counts = start[owners + 1] - start[owners]
+        kept = np.minimum(counts, self._batch[plate])
+        place, visits = balanced_draws(counts, kept, chosen.visits, key + owners.astype(np.uint64))
+        index = order[np.repeat(start[owners], kept) + place]
+        return _Chosen(index, visits), np.repeat(counts / np.maximum(kept, 1), kept)
+
+    def _all(self, plate: str, anchor: str, owners: np.ndarray) -> np.ndarray:
+        """All rows of the owners drawn."""
+        order, start = self._csr[plate]
         owners = owners[owners < self._sizes[anchor]]
         counts = start[owners + 1] - start[owners]
-        if plate in self._batch:
-            kept = np.minimum(counts, self._batch[plate])
-            parts = [
-                start[owner] + without_replacement(rng, int(n), int(k))
-                for owner, n, k in zip(owners, counts, kept, strict=True)
-                if k
-            ]
-            places = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-            factor = counts / np.maximum(kept, 1)
-            counts = kept
-        else:
-            ends = np.cumsum(counts)
-            places = np.arange(counts.sum()) + np.repeat(start[owners] - ends + counts, counts)
-            factor = np.ones(len(counts))
-        return order[places], np.repeat(factor, counts)
+        ends = np.cumsum(counts)
+        places = np.arange(counts.sum()) + np.repeat(start[owners] - ends + counts, counts)
+        return np.asarray(order[places])
 
     def _place(
         self,
@@ -277,19 +297,6 @@ def subset(bound: BoundData, chosen: Mapping[str, np.ndarray], dtype: str) -> Ba
     sampler = Sampler(bound, {plate: len(index) for plate, index in chosen.items()}, dtype)
     batch = gather(bound.graph, _in_memory(bound, dtype, bound.sizes), sampler.at(chosen))
     return with_lazy(bound, batch, bound.lazy.names, dtype)
-
-
-def without_replacement(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
-    """`count` distinct integers below `size`, uniformly; the cost depends on `count` alone."""
-    if count == size:
-        return np.arange(size)
-    if 4 * count > size:
-        return rng.permutation(size)[:count]
-    found = np.unique(rng.integers(size, size=count))
-    while len(found) < count:
-        # Drawing more and keeping the distinct ones in order of arrival is uniform.
-        found = np.unique(np.concatenate([found, rng.integers(size, size=count - len(found))]))
-    return found
 
 
 def check_batch(bound: BoundData, batch: Mapping[str, int]) -> None:

@@ -178,13 +178,14 @@ def test_deep_set_of_a_joint_block_has_a_factor_for_each_copy(model: str) -> Non
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_a_raw_potential_is_a_factor_with_a_positive_definite_precision(size: int) -> None:
-    """Precision V V' from a lower triangular V, and a location, at the reference prior."""
+    """Precision V V' from a lower triangular V, its rows in units of their diagonals."""
     raw = rng(7).normal(size=(3, potential_width(size)))
     prior = PriorShift(np.zeros((3, size)), np.ones((3, size)))
     precision, shift = potential(raw, size, prior)
     lower = np.zeros((3, size, size))
     lower[:, *np.tril_indices(size, -1)] = raw[:, 2 * size :]
-    lower[:, np.arange(size), np.arange(size)] = np.exp(raw[:, size : 2 * size] - 1.0)
+    lower[:, np.arange(size), np.arange(size)] = 1.0
+    lower *= np.exp(raw[:, size : 2 * size, None] - 1.0)
     np.testing.assert_allclose(precision, lower @ np.swapaxes(lower, -1, -2), rtol=1e-12)
     located = np.linalg.solve(precision, shift[..., None])[..., 0]
     np.testing.assert_allclose(located, raw[:, :size], rtol=1e-7)

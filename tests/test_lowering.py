@@ -171,6 +171,19 @@ def test_no_joint_block_if_large_subsampled_or_not_crossed(
     assert not any(block.joint for block in plan_of(model, family, batch).blocks)
 
 
+def test_a_joint_block_of_which_a_batch_sees_a_part_has_a_potential_of_its_own() -> None:
+    """In the place of the row of a table; what lies under it holds still until it is there."""
+    plan = plan_of("crossed, rows", batch={"lecturer": 2})
+    student = plan.block("student")
+    assert student.joint
+    assert (student.encoding, student.evidence, student.table_width) == ("free", None, 0)
+    assert student.free_potential
+    assert "potential" in dict(student.parameters)
+    own = {name for name in plan.refining if name.startswith("student/")}
+    assert own == {f"student/{n}" for n, _ in student.parameters} - {"student/potential"}
+    assert "potential" not in dict(plan_of("crossed, rows").block("student").parameters)
+
+
 def test_a_plate_above_a_joint_one_is_joint_too() -> None:
     plan = plan_of("region over crossed")
     assert [b.name for b in plan.blocks if b.joint] == ["region", "site"]

@@ -39,18 +39,23 @@ def all_batches(
     script: list[int] = []
     options: list[int] = []
 
-    def chosen(_: np.random.Generator, size: int, count: int) -> np.ndarray:
+    def chosen(size: int, count: int) -> np.ndarray:
         subsets = list(combinations(range(size), count))
         if len(options) == len(script):
             script.append(0)
         options.append(len(subsets))
         return np.array(subsets[script[len(options) - 1]], dtype=np.int64)
 
-    monkeypatch.setattr(subsampling, "without_replacement", chosen)
+    def draws(size: np.ndarray, count: np.ndarray, *_: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        index = [chosen(int(n), int(k)) for n, k in zip(size, count, strict=True)]
+        together = np.concatenate([np.zeros(0, np.int64), *index])
+        return together, np.zeros_like(together)
+
+    monkeypatch.setattr(subsampling, "balanced_draws", draws)
     sampler = Sampler(data, batch, "float64")
     while True:
         options.clear()
-        drawn = sampler.draw(rng(0), 1)
+        drawn = sampler.draw(0, 1)
         parts = ({key: array[0] for key, array in part.items()} for part in drawn)
         yield 1.0 / prod(options), Selection(*parts)
         while script and script[-1] + 1 == options[len(script) - 1]:
@@ -182,7 +187,7 @@ def test_complete_evidence_gives_each_element_the_law_of_the_full_data(encoder: 
     setup = Setup(data, Family(encoder=encoder), batch, spread=0.3)
     noise = setup.noise(2, seed=3)
     full = setup.sample(noise)
-    drawn = Sampler(data, batch, "float64").draw(rng(4), 1)
+    drawn = Sampler(data, batch, "float64").draw(4, 1)
     reduced = gather(
         data.graph, setup.batch, Selection(*({k: v[0] for k, v in d.items()} for d in drawn))
     )
@@ -202,7 +207,7 @@ def test_reduced_elbo_of_sampled_batches_is_within_its_standard_error() -> None:
     data, batch = bound("county"), {"county": 5, "home": 4}
     setup = Setup(data, Family(hidden=2), batch, spread=0.1)
     noise = setup.noise(1, seed=2)
-    selections = Sampler(data, batch, "float64").draw(rng(5), 20_000)
+    selections = Sampler(data, batch, "float64").draw(5, 20_000)
     seen: dict[bytes, float] = {}
     estimates = []
     for step in range(20_000):

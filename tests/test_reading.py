@@ -58,7 +58,7 @@ def feed(bound: BoundData, batch: Mapping[str, int]) -> Feed:
 
 
 def drawn(bound: BoundData, batch: Mapping[str, int], seed: int, steps: int = 3) -> Batch:
-    call = feed(bound, batch).draw(rng(seed), steps).call
+    call = feed(bound, batch).draw(seed, steps).call
     assert call is not None
     return call.batch
 
@@ -191,7 +191,7 @@ def test_no_more_is_read_than_steps_need() -> None:
     assert all(c.rows <= SAMPLE_ROWS for c in counted.values())
     for c in counted.values():
         c.reads.clear()
-    call = fed.draw(rng(0), 10).call
+    call = fed.draw(0, 10).call
     assert call is not None
     assert len(counted["y"].reads) == 1, "one read for all steps"
     for name, plate in (("x", "row"), ("y", "row"), ("z", "group")):
@@ -211,7 +211,7 @@ def test_a_function_is_asked_for_each_step_by_itself_and_for_all_names_at_once()
     assert all(index[0] == 0 for index in asked[0].values())
     fed = feed(bound, {"group": 5})
     asked.clear()
-    call = fed.draw(rng(0), 4).call
+    call = fed.draw(0, 4).call
     assert call is not None
     assert len(asked) == 4
     for step, indices in enumerate(asked):
@@ -332,7 +332,7 @@ def test_an_answer_that_goes_wrong_later_is_named(change: Any, words: str) -> No
     fed = feed(bound, {"row": 10})
     function.bound = True
     with pytest.raises(DataError, match=words) as error:
-        fed.draw(rng(0), 3)
+        fed.draw(0, 3)
     assert isinstance(error.value.__cause__, OSError) == (change is raising)
 
 
@@ -399,7 +399,7 @@ def test_a_later_value_outside_its_support_is_named(wrong: str) -> None:
         subset(bound, {"group": np.array([7, 501])}, "float32")
     fed = feed(bound, {"group": 400})
     with pytest.raises(DataError, match=words):
-        fed.draw(rng(0), 10)
+        fed.draw(0, 10)
     assert subset(bound, {"group": np.array([7, 500])}, "float32").values["hits"].max() == 9.0
 
 

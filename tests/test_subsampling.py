@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 import pytest
 from small_models import bound, rng
@@ -18,7 +16,6 @@ from pavi.subsampling import (
     full_batch,
     gather,
     subset,
-    without_replacement,
 )
 
 
@@ -81,7 +78,7 @@ def test_model_guide_and_data_see_the_same_rows(batch: dict[str, int]) -> None:
     data = labelled()
     full = full_batch(data, "float64")
     sampler = Sampler(data, batch, "float64")
-    drawn = sampler.draw(rng(0), 50)
+    drawn = sampler.draw(0, 50)
     for i in range(50):
         small = gather(data.graph, full, step(drawn, i))
         assert {p: len(index) for p, index in small.indices.items()} == sampler.sizes
@@ -115,7 +112,7 @@ def test_model_guide_and_data_see_the_same_rows(batch: dict[str, int]) -> None:
 def test_weights_are_inverse_inclusion_frequencies(batch: dict[str, int]) -> None:
     """Over 5,000 steps of seed 1: weight x frequency is 1 to 5 standard deviations."""
     data, steps = labelled(), 5000
-    drawn = Sampler(data, batch, "float64").draw(rng(1), steps)
+    drawn = Sampler(data, batch, "float64").draw(1, steps)
     for plate, index in drawn.indices.items():
         size = data.sizes[plate]
         counted = drawn.weights[plate] > 0
@@ -131,29 +128,6 @@ def test_weights_are_inverse_inclusion_frequencies(batch: dict[str, int]) -> Non
             index[counted], drawn.weights[plate][counted] ** 2, minlength=size + 1
         )
         np.testing.assert_allclose(squares[:size] / count[:size], mean**2, rtol=1e-9)
-
-
-@pytest.mark.parametrize(("size", "count"), [(5, 2), (9, 2), (6, 5), (4, 4), (3, 1)])
-def test_without_replacement_is_uniform_over_subsets(size: int, count: int) -> None:
-    """Both ways of drawing (4 count > size and not): chi-square below its 99.9 % point, seed 2."""
-    stats = pytest.importorskip("scipy.stats")
-    random, draws = rng(2), 20_000
-    subsets = {s: i for i, s in enumerate(combinations(range(size), count))}
-    seen = np.zeros(len(subsets))
-    for _ in range(draws):
-        drawn = without_replacement(random, size, count)
-        assert len(drawn) == count
-        seen[subsets[tuple(sorted(drawn.tolist()))]] += 1
-    expected = draws / len(subsets)
-    chi_square = ((seen - expected) ** 2 / expected).sum()
-    assert chi_square <= stats.chi2.ppf(0.999, max(len(subsets) - 1, 1))
-
-
-def test_without_replacement_costs_the_count_not_the_size() -> None:
-    drawn = without_replacement(rng(3), 10**12, 1000)
-    assert len(np.unique(drawn)) == 1000
-    assert drawn.min() >= 0
-    assert drawn.max() < 10**12
 
 
 def ragged(counts: np.ndarray) -> BoundData:
@@ -177,7 +151,7 @@ def test_very_ragged_groups_are_padded_to_one_shape() -> None:
     data = ragged(counts)
     sampler = Sampler(data, {"group": 3}, "float32")
     assert sampler.sizes == {"group": 3, "row": 5000 + 700 + 40}
-    drawn = sampler.draw(rng(5), 30)
+    drawn = sampler.draw(5, 30)
     assert drawn.indices["row"].shape == (30, 5740)
     assert drawn.weights["row"].dtype == np.float32
     assert drawn.indices["row"].dtype == drawn.members["row/group"].dtype == np.int32
@@ -196,7 +170,7 @@ def test_rows_of_each_group_are_drawn_where_both_are_named() -> None:
     data = ragged(counts)
     sampler = Sampler(data, {"group": 4, "row": 10}, "float64")
     assert sampler.sizes == {"group": 4, "row": 10 + 10 + 3 + 1}
-    drawn = sampler.draw(rng(6), 50)
+    drawn = sampler.draw(6, 50)
     member = data.members["row"]["group"]
     for i in range(50):
         small = step(drawn, i)
@@ -213,7 +187,7 @@ def test_rows_of_each_group_are_drawn_where_both_are_named() -> None:
 
 def test_groups_without_any_rows_leave_only_padding() -> None:
     data = ragged(np.array([0, 0, 0, 2]))
-    drawn = Sampler(data, {"group": 1}, "float64").draw(rng(7), 40)
+    drawn = Sampler(data, {"group": 1}, "float64").draw(7, 40)
     empty = drawn.indices["group"][:, 0] < 3
     assert empty.any()
     assert (drawn.indices["row"][empty] == 2).all()
@@ -242,27 +216,48 @@ def test_an_owner_of_which_no_row_is_drawn() -> None:
     }
     data = Data({"y": np.zeros(12)}, members, {"hospital": 3}).bind(graph)
     sampler = Sampler(data, {"user": 2, "hospital": 1, "visit": 2}, "float64")
-    drawn = sampler.draw(rng(0), 50)
+    drawn = sampler.draw(0, 50)
     empty = drawn.indices["hospital"][:, 0] == 2
     assert empty.any()
     assert (drawn.weights["rating"][empty] == 0.0).all()
 
 
 def test_order_of_the_rows_in_the_data_does_not_matter() -> None:
-    """Indices are drawn, no stream is shuffled: sorted data are seen as often as shuffled ones."""
+    """Sorted data are seen as often as shuffled ones, and neighbours in them no more together."""
     data = ragged(np.full(100, 2))
-    drawn = Sampler(data, {"group": 10}, "float64").draw(rng(8), 4000)
+    drawn = Sampler(data, {"group": 10}, "float64").draw(8, 4000)
     count = np.bincount(drawn.indices["group"].ravel(), minlength=100)
-    # Binomial(4000, 0.1) has a standard deviation of 19: five of them.
-    assert np.abs(count - 400).max() < 95
+    np.testing.assert_array_equal(count, 400)
     neighbours = np.bincount(drawn.indices["group"][(drawn.indices["group"] == 0).any(1)].ravel())
     assert np.abs(neighbours[1:] - count[0] * 9 / 99).max() < 5 * np.sqrt(400 * 0.09)
 
 
+def test_steps_take_turns() -> None:
+    """Each group in as many of 7 steps, and each row of a group in as many of its visits."""
+    data = ragged(np.array([6, 4, 9, 2, 3, 5, 8]))
+    sampler = Sampler(data, {"group": 3, "row": 2}, "float64")
+    drawn = sampler.draw(0, 7 * 18)
+    groups = drawn.indices["group"].reshape(18, -1)
+    assert all((np.bincount(cycle, minlength=7) == 3).all() for cycle in groups)
+    # 54 visits: 108 draws, whole cycles of the groups of 2, 3, 4, 6 and 9 rows.
+    rows = drawn.indices["row"][drawn.weights["row"] > 0]
+    seen, owner = np.bincount(rows, minlength=37), data.members["row"]["group"]
+    for group, size in enumerate([6, 4, 9, 2, 3, 5, 8]):
+        assert np.ptp(seen[owner == group]) == 0 if 108 % size == 0 else 1
+
+
+def test_a_step_is_the_same_wherever_one_begins() -> None:
+    sampler = Sampler(labelled(), {"class_": 2, "student": 1, "lecturer": 2}, "float64")
+    whole, end = sampler.draw(9, 20), sampler.draw(9, 8, 12)
+    for part, other in zip(whole, end, strict=True):
+        for key in part:
+            np.testing.assert_array_equal(part[key][12:], other[key])
+
+
 def test_the_same_seed_draws_the_same_rows() -> None:
     sampler = Sampler(labelled(), {"class_": 2, "student": 1}, "float64")
-    one, two = sampler.draw(rng(9), 20), sampler.draw(rng(9), 20)
-    other = sampler.draw(rng(10), 20)
+    one, two = sampler.draw(9, 20), sampler.draw(9, 20)
+    other = sampler.draw(10, 20)
     for part, again in zip(one, two, strict=True):
         for key in part:
             np.testing.assert_array_equal(part[key], again[key])
@@ -356,7 +351,7 @@ def test_rows_with_two_elements_of_a_drawn_plate_are_refused() -> None:
 
 
 def test_rows_whose_ways_to_a_drawn_plate_agree_are_weighted_once() -> None:
-    drawn = Sampler(diamond(own=True, agree=True), {"country": 2}, "float64").draw(rng(11), 20)
+    drawn = Sampler(diamond(own=True, agree=True), {"country": 2}, "float64").draw(11, 20)
     counted = drawn.weights["rating"] > 0
     assert (drawn.weights["rating"][counted] == 1.5).all()
     assert (counted == (drawn.indices["rating"] < 4)).all()
@@ -380,5 +375,5 @@ def test_a_dense_variable_twice_within_a_drawn_plate_is_refused() -> None:
 def test_ragged_models_of_the_objective_have_padding() -> None:
     """The exact expectations of test_objective.py go through padded batches."""
     data = bound("county")
-    drawn = Sampler(data, {"county": 2}, "float64").draw(rng(12), 50)
+    drawn = Sampler(data, {"county": 2}, "float64").draw(12, 50)
     assert (drawn.indices["home"] == data.sizes["home"]).any()

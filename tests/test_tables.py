@@ -174,7 +174,7 @@ def test_table_rows_are_those_of_the_batchs_elements(
     place = np.arange(np.prod(sizes)).reshape(sizes)
     full = full_batch(data, "float64")
     np.testing.assert_array_equal(table_rows(setup.plan, block, full), place.ravel())
-    drawn = Sampler(data, batch, "float64").draw(rng(4), 10)
+    drawn = Sampler(data, batch, "float64").draw(4, 10)
     padding = 0
     for i in range(10):
         small = gather(

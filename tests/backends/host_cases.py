@@ -203,7 +203,7 @@ def case(model: str, family: str = "default", reduced: bool = False) -> Case:
     batch = full_batch(bound, DTYPE)
     if reduced:
         sampler = Sampler(bound, batch_sizes, DTYPE)
-        drawn_rows = sampler.draw(np.random.default_rng(5), 1)
+        drawn_rows = sampler.draw(5, 1)
         first = Selection(*({k: v[0] for k, v in part.items()} for part in drawn_rows))
         batch = gather(graph, batch, first)
     return initial(plan, batch, 0.1)

@@ -174,9 +174,7 @@ def test_path_gradient_vanishes_where_the_guide_is_exact(backend: str) -> None:
 def drawn(p: Problem, seed: int) -> tuple[Batch, dict[str, np.ndarray]]:
     """A batch of two counties with padded rows, and the rows of the tables in it."""
     sampler = Sampler(p.bound, {"county": 2}, p.dtype)
-    selection = Selection(
-        *({k: v[0] for k, v in part.items()} for part in sampler.draw(rng(seed), 1))
-    )
+    selection = Selection(*({k: v[0] for k, v in part.items()} for part in sampler.draw(seed, 1)))
     batch = gather(p.bound.graph, p.batch, selection)
     return batch, {n: rows[selection.indices["county"]] for n, rows in p.rows.items()}
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from varied_models import CASES, Case, Problem, problem, rng
+from varied_models import CASES, Case, Problem, problem
 
 from pavi.backends.base import Arrays, Program, Rates, Settings, get_adapter
 from pavi.batch import Batch
@@ -38,7 +38,7 @@ class Training:
             packed[:, :width] = packed[:, 3 * width + 1 : 4 * width + 1] = tables[name]
 
     def drawn(self, steps: int = STEPS, seed: int = 0) -> Drawn:
-        return self.feed.draw(rng(seed), steps)
+        return self.feed.draw(seed, steps)
 
     def run(self, drawn: Drawn, rates: Rates, path: bool = True) -> np.ndarray:
         call, rows = drawn
