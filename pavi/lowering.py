@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import prod
 
 from pavi.bijectors import (
+    DENSE_LIMIT,
     Bijector,
     Chain,
     ConditionalAffine,
@@ -152,6 +153,9 @@ def _block(
     context_size = sum(slot.size for slot in context)
     single = is_joint or not plates
     asked = family.of(latents[0].name, "flow")
+    # A potential has the dependence on the prior's scale that no affine has. Its only copy's row is
+    # a weight; an affine beside it would be free to undo it.
+    placed = is_joint and encoding == "free" and dimension <= DENSE_LIMIT
     if (
         asked == "auto"
         and encoding == "free"
@@ -163,11 +167,11 @@ def _block(
         flow: Bijector = Identity(dimension)
     else:
         natural = encoder == "natural"
-        placed = natural or not single or (is_joint and encoding == "free")
-        flow = _flow(family, asked, dimension, single, natural, placed, context_size, mean_field)
+        flow = _flow(
+            family, asked, dimension, single, natural, context_size, mean_field, placed=placed
+        )
     parameters = {f"flow/{key}": spec for key, spec in flow.parameter_specs().items()}
-    if is_joint and encoding == "free":
-        # The dependence on the prior's scale that no affine has: the free row of its only copy.
+    if placed:
         parameters["potential"] = ParameterSpec((table_width(dimension, context_size),))
     if encoder == "deep_set" and evidence:
         parameters |= deep_set_parameters(graph, family, evidence, size, context_size)
@@ -273,11 +277,12 @@ def _flow(
     dimension: int,
     single: bool,
     natural: bool,
-    placed: bool,
     context_size: int,
     mean_field: bool,
+    *,
+    placed: bool,
 ) -> Bijector:
-    """Base noise -> autoregressive layers -> affine, in that order."""
+    """Base noise -> autoregressive layers -> affine unless a potential is all, in that order."""
     if mean_field:
         return ConditionalAffine(dimension, rank="diagonal")
     if flow == "auto":
@@ -290,10 +295,11 @@ def _flow(
         context_size=seen,
         hidden=0 if single or not seen else family.hidden,
         rank="full" if dimension <= limit else "diagonal",
-        initial_log_scale=0.0 if placed else _INITIAL_LOG_SCALE,
+        initial_log_scale=0.0 if natural or not single else _INITIAL_LOG_SCALE,
     )
+    last = Identity(dimension) if placed else affine
     if flow == "none":
-        return affine
+        return last
     layers: list[Bijector] = [
         MaskedAutoregressive(
             dimension,
@@ -304,7 +310,7 @@ def _flow(
         )
         for layer in range(family.layers)
     ]
-    return Chain((*layers, affine))
+    return Chain((*layers, last))
 
 
 def _table_width(

@@ -159,13 +159,14 @@ class BlockPlan:
     @property
     def free_potential(self) -> bool:
         """Whether its free rows are potentials; else a row moves and scales its copy."""
-        own = self.table_width > 0 or self.joint
+        own = self.table_width > 0 or "potential" in dict(self.parameters)
         return own and self.encoder is None and self.whitened
 
     @property
     def site(self) -> bool:
         """Whether its potentials are the natural parameters of sites, see `encoders`."""
-        return self.free_potential and isinstance(self.flow, Identity)
+        single = self.joint or not self.plates
+        return self.free_potential and not single and isinstance(self.flow, Identity)
 
     @property
     def elementwise(self) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from pavi.backends.base import Adapter, Arrays, Rates, Settings
 from pavi.bijectors import initial_parameters
 from pavi.binding import BoundData
+from pavi.drift import Drift
 from pavi.feed import Drawn, Feed
 from pavi.movement import Movement
 from pavi.plan import GuidePlan
@@ -87,6 +87,7 @@ class Run:
         self._program = adapter.program(plan, self._feed.resident, settings)
         self._program.initialise(initial_weights(plan, seed, settings.dtype), seed)
         self._movement = Movement(plan, self._tables)
+        self._drift = Drift(plan)
         self._size = self._feed.steps_per_call(CHUNK)
         self._calls = 0
         self._agreement = 0.0
@@ -152,10 +153,14 @@ class Run:
             record.elbos.append(self._call(part, record.path, steps, ends=ends))
         self._record = None
         self.history.append(np.concatenate(record.elbos))
-        self._latest = self.schedule.consider(self.history, self._plan.num_latents, self._agreement)
-        if not self.schedule.cooling or self._constant is None:
+        constant = self._constant is None
+        if constant:
             # Averaging needs one basis, so the last change of it is before the cool-down.
-            self._program.rebase(partial(rebased, self._plan))
+            self._program.rebase(self._rebased)
+        self._latest = self.schedule.consider(
+            self.history, self._plan.num_latents, self._agreement, self._drift.travel
+        )
+        if constant:
             self._constant = self._latest if self.schedule.cooling else None
         return count
 
@@ -183,6 +188,7 @@ class Run:
             "tables": self._tables.packed,
             "history": vars(self.history),
             "movement": self._movement.state(),
+            "drift": self._drift.state(),
         }
         if self._record and self._record.elbos:
             parts["record"] = {"elbo": np.concatenate(self._record.elbos)}
@@ -200,6 +206,7 @@ class Run:
         self._program.restore(part_of("program:", arrays))
         self._tables.restore(part_of("tables:", arrays))
         self._movement.restore(part_of("movement:", arrays))
+        self._drift.restore(part_of("drift:", arrays))
         self.history = History(**part_of("history:", arrays))
         self.schedule.restore(description["schedule"])
         self._latest = Verdict(*description["latest"])
@@ -212,6 +219,10 @@ class Run:
             self._record.elbos.extend(elbo.reshape(-1, self._size))
         # The rows were watched before they were kept.
         self._upcoming = self._prepare(self._calls, watched=True)
+
+    def _rebased(self, weights: Arrays) -> Arrays:
+        self._drift.record(weights)
+        return rebased(self._plan, weights)
 
     def _begun(self) -> _Record:
         before, path = self.schedule.state(), self.schedule.path

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pavi.backends.base import Rates
+from pavi.drift import STILL, Travel
 from pavi.objective import Gradient
 
 CHUNK = 250
@@ -43,6 +44,8 @@ SCATTER = 2.0
 REFINING_RECORDS = 8
 # Free rows whose moves over two windows agree more than this still travel.
 AGREEMENT = 0.2
+# Standard deviations that the place or the scale of an affine map may go one way, see `drift`.
+TRAVEL = 0.1
 # Largest share of steps that may be left out for want of a finite gradient.
 SKIPPED = 0.02
 
@@ -125,6 +128,7 @@ def judge(
     whole: bool,
     num_particles: int = 1,
     agreement: float = 0.0,
+    travel: Travel = STILL,
 ) -> Verdict:
     """Whether the constant phase settled: it no longer rises, nor falls, nor grows quieter.
 
@@ -134,6 +138,7 @@ def judge(
         whole: whether each step saw the whole model.
         num_particles: draws of the guide at each step, of which a step's estimate is the mean.
         agreement: how far the free rows' latest moves agree, see `movement`.
+        travel: how far the affine maps went one way of late, see `drift`.
     """
     taken = int(history.step[-1]) if len(history.step) else 0
     if len(history.elbo) >= 4 and not np.isfinite(history.elbo[-4:]).all():
@@ -173,6 +178,12 @@ def judge(
             False,
             f"{words}, but the free rows still moved one way (their moves over two windows "
             f"correlate by {agreement:.2f}); give it more steps",
+        )
+    if not whole and travel.distance > TRAVEL:
+        return Verdict(
+            False,
+            f"{words}, but block {travel.block!r} was still on its way (by {travel.distance:.2f} "
+            "of its standard deviations); give it more steps",
         )
     quiet, loud = history.elbo_se[-windows:], history.elbo_se[-2 * windows : -windows]
     # Where the family holds the posterior the noise falls to nothing: that is no journey.
@@ -261,7 +272,13 @@ class Schedule:
         """Whether all steps have been taken."""
         return self.phase == 3
 
-    def consider(self, history: History, num_latents: int, agreement: float = 0.0) -> Verdict:
+    def consider(
+        self,
+        history: History,
+        num_latents: int,
+        agreement: float = 0.0,
+        travel: Travel = STILL,
+    ) -> Verdict:
         """Ends an automatic schedule's constant phase where the ELBO has settled.
 
         Returns:
@@ -274,6 +291,7 @@ class Schedule:
             whole=self._whole,
             num_particles=self._particles,
             agreement=agreement,
+            travel=travel,
         )
         if not self._automatic or self.cooling:
             return verdict

@@ -22,7 +22,7 @@ from pavi import (
     dist,
     ops,
 )
-from pavi.bijectors import Chain, ConditionalAffine
+from pavi.bijectors import Chain, ConditionalAffine, Identity
 from pavi.lowering import lower
 from pavi.plan import BlockPlan, GuidePlan
 
@@ -178,9 +178,13 @@ def test_a_joint_block_of_which_a_batch_sees_a_part_has_a_potential_of_its_own()
     assert student.joint
     assert (student.encoding, student.evidence, student.table_width) == ("free", None, 0)
     assert student.free_potential
+    assert not student.site
     assert "potential" in dict(student.parameters)
     own = {name for name in plan.refining if name.startswith("student/")}
     assert own == {f"student/{n}" for n, _ in student.parameters} - {"student/potential"}
+    # An affine map beside it could undo what it does.
+    assert isinstance(student.flow, Chain)
+    assert isinstance(student.flow.bijectors[-1], Identity)
     assert "potential" not in dict(plan_of("crossed, rows").block("student").parameters)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pavi.drift import Travel
 from pavi.schedule import (
     CHUNK,
     COOLED,
@@ -254,6 +255,15 @@ def test_rows_that_travel_have_not_settled() -> None:
     verdict = judge(found, LATENTS, whole=False, agreement=0.6)
     assert not verdict.converged
     assert "correlate by 0.60" in verdict.reason
+
+
+def test_maps_that_travel_have_not_settled_whatever_the_elbo_of_batches_says() -> None:
+    found = noisy(np.full(8, -120.0))
+    assert judge(found, LATENTS, whole=False, travel=Travel(0.05, "globals")).converged
+    assert judge(found, LATENTS, whole=True, travel=Travel(0.5, "globals")).converged
+    verdict = judge(found, LATENTS, whole=False, travel=Travel(0.5, "globals"))
+    assert not verdict.converged
+    assert "'globals' was still on its way (by 0.50 of its standard deviations)" in verdict.reason
 
 
 def test_a_fit_that_fell_at_the_full_rate_may_come_back() -> None:

@@ -131,6 +131,14 @@ class ConditionalAffine(Bijector):
             return out
         return out | moved
 
+    def moments(self, params: Params) -> tuple[np.ndarray, np.ndarray]:
+        own = {name: np.asarray(value, np.float64) for name, value in params.items()}
+        scale, free = own["reference_scale"], np.exp(own["log_diagonal"])
+        if self._packed_size:
+            root = scale @ (np.diag(free) + strictly_lower(own["off_diagonal"], self.size))
+            return own["reference_loc"] + scale @ own["loc"], np.sqrt((root**2).sum(1))
+        return own["reference_loc"] + scale * own["loc"], scale * free
+
     def _rebased(self, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The weights that `rebase` changes, in float64."""
         scale, loc = weights["reference_scale"].astype(np.float64), weights["loc"]

@@ -129,6 +129,13 @@ class Bijector(ABC):
         """Weights of the same map, re-expressed so that gradient steps fit its present scale."""
         return {name: np.asarray(value) for name, value in params.items()}
 
+    def moments(self, params: Params) -> tuple[np.ndarray, np.ndarray] | None:
+        """Mean and standard deviations `[size]` of an affine map of N(0, I), whatever its context.
+
+        Of a chain, those of its last map; None where that is none.
+        """
+        return None
+
     def _check(self, params: Params, x: Array, context: Any) -> None:
         for name, spec in self.parameter_specs().items():
             if name not in params:
@@ -208,6 +215,10 @@ class Chain(Bijector):
             for index, bijector in enumerate(self.bijectors)
             for name, value in bijector.rebase(self._own_parameters(params, index)).items()
         }
+
+    def moments(self, params: Params) -> tuple[np.ndarray, np.ndarray] | None:
+        last = len(self.bijectors) - 1
+        return self.bijectors[last].moments(self._own_parameters(params, last))
 
     def _forward(self, params: Params, x: Array, context: Any) -> tuple[Array, Array]:
         total: Array = None
