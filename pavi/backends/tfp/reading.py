@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from pavi.backends.tfp import axes
 from pavi.backends.tfp.emission import Emitter, Knowns
+from pavi.backends.tfp.layout import Layout
 from pavi.backends.tfp.laws import Law, read_law
 from pavi.backends.tfp.operations import Tracer
 from pavi.data import Data
@@ -25,21 +26,6 @@ from pavi.expression import Constant, Expression
 from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph, Variable
 
 AxesOfPlates = Mapping[str, Mapping[Any, int]]
-
-
-class Layout(NamedTuple):
-    """How a part's value relates to its variable's array `[*plates, *event]`.
-
-    Attributes:
-        shape: of the part's value.
-        order: its dimensions in the order of the variable's axes; those of size 1 that the variable
-            does not have come last.
-        sizes: of the variable's array.
-    """
-
-    shape: tuple[int, ...]
-    order: tuple[int, ...]
-    sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
