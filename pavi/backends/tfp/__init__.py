@@ -1,4 +1,4 @@
-"""The TensorFlow Probability backend."""
+"""The TFP adapter: programs on TensorFlow, surrogates and joint distributions of TFP."""
 
 from __future__ import annotations
 

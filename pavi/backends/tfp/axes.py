@@ -1,14 +1,14 @@
 """Symbolic arrays whose axes are known by what they run over: a plate, or an event.
 
 An axis is a union-find node. Operations unify the axes that they bring together; the axes that the
-user names are labelled by plates, and a label reaches everything that runs along with it. An axis of
-size 1 is None: it runs over nothing.
+user names are labelled by plates, and a label reaches everything that runs along with it. An axis
+of size 1 is None: it runs over nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -157,18 +157,6 @@ class Join(Symbol):
     where: str
 
 
-@dataclass
-class Where:
-    """The part that is being read, for messages."""
-
-    part: str = ""
-    names: list[str] = field(default_factory=list)
-
-    def at(self, what: str) -> str:
-        """The place in words."""
-        return f"Part {self.part!r}, {what}"
-
-
 def fresh(shape: Sequence[int]) -> Axes:
     """An axis of its own for each dimension of more than one entry."""
     return tuple(Axis(size) if size != 1 else None for size in shape)
@@ -242,6 +230,3 @@ def contract(
         total = elementwise("multiply", total, other, where=where)
     summed = range(len(result), len(order))
     return reduce("sum", total, list(summed), False, where) if summed else total
-
-
-Rule = Callable[..., Symbol]

@@ -24,6 +24,8 @@ _SAME = {
     "is_finite": "finite",
 }
 
+_COUNTED = {("mean", True), ("sum", False)}
+
 
 @dataclass
 class Knowns:
@@ -247,17 +249,13 @@ class Emitter:
             self._event(argument, d, symbol.where, f"takes a {symbol.operation} over")
         value = self._value(argument)
         operand, present = value
-        places = tuple(
-            i - len(present) for i, d in enumerate(present) if d in symbol.dimensions
-        )
+        places = tuple(i - len(present) for i, d in enumerate(present) if d in symbol.dimensions)
         count = 1
         for d in symbol.dimensions:
             axis = argument.axes[d]
-            size = axis.size if axis is not None else 1
-            if symbol.operation == "mean" and d in present:
-                count *= size
-            elif symbol.operation == "sum" and d not in present:
-                count *= size
+            # the mean divides by what was summed, a sum counts what was not repeated
+            if axis is not None and (symbol.operation, d in present) in _COUNTED:
+                count *= axis.size
         if places:
             operand = self._step("max" if symbol.operation == "max" else "sum", (operand,), places)
         if count > 1:

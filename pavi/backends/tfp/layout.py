@@ -1,4 +1,4 @@
-"""Values of a host's joint distribution and of the latents of a graph: their axes and structures."""
+"""Values of a joint distribution and of the latents of a graph: their axes and structures."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import tensorflow_probability as tfp
 from pavi.backends.tfp.guide import SurrogatePosterior
 from pavi.backends.tfp.layout import Layout
 from pavi.backends.tfp.model import as_tensors
-from pavi.backends.tfp.reading import AxesOfPlates, ReadModel, read_joint_distribution
+from pavi.backends.tfp.portable import AxesOfPlates, ReadModel, read_joint_distribution
 from pavi.batch import Batch
 from pavi.bijectors import ParameterSpec
 from pavi.binding import standards
@@ -231,7 +231,7 @@ def _structure(read: ReadModel) -> Any:
     whole = read.joint._model_unflatten(read.names)
     if not read.observed:
         return whole
-    pins = {name: 0.0 for name in read.observed}
+    pins = dict.fromkeys(read.observed, 0.0)
     pinned = tfp.experimental.distributions.JointDistributionPinned(read.joint, **pins)
     return pinned._prune(whole, retain="unpinned")
 

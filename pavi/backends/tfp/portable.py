@@ -17,8 +17,8 @@ import tensorflow as tf
 from pavi.backends.tfp import axes
 from pavi.backends.tfp.emission import Emitter, Knowns
 from pavi.backends.tfp.layout import Layout
-from pavi.backends.tfp.laws import Law, read_law
-from pavi.backends.tfp.operations import Tracer
+from pavi.backends.tfp.specs import Law, read_law
+from pavi.backends.tfp.tracing import Tracer
 from pavi.data import Data
 from pavi.dist.spec import Spec
 from pavi.errors import GraphError, did_you_mean
@@ -70,9 +70,7 @@ def read_joint_distribution(
     shapes = _shapes(joint, parts)
     located = _located(plates, parts, shapes)
     traced = _traced(joint, parts, shapes)
-    symbols = {
-        part: _part_symbol(part, shapes[part], traced.laws[part], located) for part in parts
-    }
+    symbols = {part: _part_symbol(part, shapes[part], traced.laws[part], located) for part in parts}
     tracer = Tracer(
         traced.graph,
         {traced.placeholders[part]: symbols[part] for part in parts},
@@ -217,9 +215,7 @@ class _Traced(NamedTuple):
     captured: dict[str, np.ndarray]
 
 
-def _traced(
-    joint: Any, parts: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]
-) -> _Traced:
+def _traced(joint: Any, parts: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]) -> _Traced:
     laws: dict[str, Law] = {}
     placeholders: dict[str, str] = {}
 
@@ -269,9 +265,7 @@ def _part_symbol(
     return axes.PartValue(tuple(own), part)
 
 
-def _parameters(
-    tracer: Tracer, law: Law, value: axes.Symbol, part: str
-) -> dict[str, axes.Symbol]:
+def _parameters(tracer: Tracer, law: Law, value: axes.Symbol, part: str) -> dict[str, axes.Symbol]:
     """The law's parameters, `[*dimensions of the value but those of a draw, *own]`."""
     scalar = value.rank - law.rank
     out = {}

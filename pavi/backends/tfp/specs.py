@@ -160,9 +160,7 @@ RULES: dict[str, Callable[[Any], _Found]] = {
     ),
     "Bernoulli": _either(dist.Bernoulli, "logits", "probs"),
     "Binomial": _either(dist.Binomial, "logits", "probs", total_count="total_count"),
-    "BetaBinomial": _scalars(
-        dist.BetaBinomial, "total_count", "concentration1", "concentration0"
-    ),
+    "BetaBinomial": _scalars(dist.BetaBinomial, "total_count", "concentration1", "concentration0"),
     "Poisson": _either(dist.Poisson, "log_rate", "rate"),
     "NegativeBinomial": _negative_binomial,
     "Categorical": _either(dist.Categorical, "logits", "probs", own=1),
@@ -195,7 +193,8 @@ def _placed(d: Any, dimensions: Sequence[int]) -> Law:
     if "_Sample" in names:
         batch = len(d.distribution.batch_shape)
         event = len(d.distribution.event_shape)
-        return _placed(d.distribution, (*dimensions[:batch], *dimensions[len(dimensions) - event :]))
+        own = (*dimensions[:batch], *dimensions[len(dimensions) - event :])
+        return _placed(d.distribution, own)
     if "_BatchBroadcast" in names:
         own = len(d.distribution.batch_shape) + len(d.distribution.event_shape)
         return _placed(d.distribution, dimensions[len(dimensions) - own :])

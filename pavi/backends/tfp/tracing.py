@@ -225,7 +225,7 @@ class Tracer:
             raise self._unknown(op)
         batch = max((x for x in labels), key=lambda own: sum(c.isdigit() for c in own))
         out = [c for c in batch if c.isdigit()] if "..." in result else []
-        letters = [c for c in result.replace("...", "")]
+        letters = list(result.replace("...", ""))
         place = result.find("...")
         full = [*letters[: max(place, 0)], *out, *letters[max(place, 0) :]]
         return axes.contract(terms, labels, full, where)
