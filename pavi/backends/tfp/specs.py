@@ -193,8 +193,8 @@ def _placed(d: Any, dimensions: Sequence[int]) -> Law:
     if "_Sample" in names:
         batch = len(d.distribution.batch_shape)
         event = len(d.distribution.event_shape)
-        own = (*dimensions[:batch], *dimensions[len(dimensions) - event :])
-        return _placed(d.distribution, own)
+        kept = (*dimensions[:batch], *dimensions[len(dimensions) - event :])
+        return _placed(d.distribution, kept)
     if "_BatchBroadcast" in names:
         own = len(d.distribution.batch_shape) + len(d.distribution.event_shape)
         return _placed(d.distribution, dimensions[len(dimensions) - own :])
