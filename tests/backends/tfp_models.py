@@ -150,8 +150,8 @@ def dense() -> Model:
         rate = yield Root(tfd.Sample(tfd.Exponential(1.0), [5], name="rate"))
         share = yield Root(tfd.Sample(tfd.Dirichlet(tf.ones(3)), [4], name="share"))
         level = yield Root(tfd.Sample(tfd.Normal(0.0, 1.0), [3, 1], name="level"))
-        mean = tf.einsum("sk,ko->s", share, level)
-        log_rate = tf.math.log(rate)[:, tf.newaxis] + mean[tf.newaxis, :]
+        mean = tf.einsum("...sk,...ko->...s", share, level)
+        log_rate = tf.math.log(rate)[..., tf.newaxis] + mean[..., tf.newaxis, :]
         yield tfd.Independent(tfd.Poisson(log_rate=log_rate), 2, name="y")
 
     plates = {"document": {"share": 0, "y": -1}, "word": {"rate": 0, "y": 0}}

@@ -103,6 +103,8 @@ class SurrogatePosterior(tfd.JointDistribution):
         batch = as_tensors(batch)
         self._plan, self._batch = plan, self._no_dependency(batch)
         self._sizes = self._no_dependency({p: i.shape[0] for p, i in batch.indices.items()})
+        whole = [p for p, i in batch.indices.items() if _is_whole(i, plan.sizes[p])]
+        self._whole = self._no_dependency(frozenset(whole))
         self._run_dtype = next(iter((*self.weights.values(), *self.tables.values()))).dtype
         names = [latent.name for latent in plan.graph.latents]
         self._structure = self._no_dependency(structure or {name: name for name in names})
@@ -168,8 +170,13 @@ class SurrogatePosterior(tfd.JointDistribution):
         """The weights, and the rows of the tables that are in the batch."""
         rows = {}
         for name, table in self.tables.items():
-            picked = tf.gather(table, table_rows(self._plan, name, self._batch))
-            sizes = [self._sizes[plate] for plate in self._plan.block(name).axes]
+            plates = self._plan.block(name).axes
+            sizes = [self._sizes[plate] for plate in plates]
+            if all(plate in self._whole for plate in plates):
+                # dense gradients, which optimizers of pure functions want
+                picked = table[:-1]
+            else:
+                picked = tf.gather(table, table_rows(self._plan, name, self._batch))
             rows[name] = tf.reshape(picked, (*sizes, table.shape[-1]))
         return {k: tf.convert_to_tensor(v) for k, v in self.weights.items()}, rows
 
@@ -228,6 +235,12 @@ def make_surrogate(
         `make_joint_log_prob(plan.graph, batch)` for its target.
     """
     return SurrogatePosterior(plan, initial_weights, initial_tables, batch)
+
+
+def _is_whole(index: tf.Tensor, size: int) -> bool:
+    """Whether an index is known to be all rows in order."""
+    static = tf.get_static_value(index)
+    return static is not None and np.array_equal(static, np.arange(size))
 
 
 def _variable(

@@ -249,6 +249,23 @@ class Tracer:
                 return axes.elementwise(name, base, where=where)
         return axes.elementwise("power", base, exponent, where=where)
 
+    def _band(self, op: Any, where: str) -> Symbol:
+        x = self.symbol(op.inputs[0])
+        ones = tf.ones(_sizes(x)[-2:])
+        mask = tf.linalg.band_part(ones, *(int(self._constant_input(op, i)) for i in (1, 2)))
+        return axes.elementwise("multiply", x, axes.known(mask.numpy()), where=where)
+
+    def _diagonal(self, op: Any, where: str) -> Symbol:
+        x = self.symbol(op.inputs[0])
+        size = _sizes(x)[-1]
+        if len(op.outputs[0].shape) != x.rank + 1 or op.outputs[0].shape[-2] != size:
+            raise self._unknown(op)
+        column = axes.move(x, [*range(x.rank), None])
+        return axes.elementwise("multiply", column, axes.known(np.eye(size)), where=where)
+
+    def _cholesky(self, op: Any, where: str) -> Symbol:
+        return axes.elementwise("cholesky", self.symbol(op.inputs[0]), where=where)
+
     def _add_n(self, op: Any, where: str) -> Symbol:
         terms = [self.symbol(i) for i in op.inputs]
         total = terms[0]
@@ -416,6 +433,9 @@ _RULES: dict[str, Callable[[Tracer, Any, str], Symbol]] = {
     "SquaredDifference": Tracer._squared_difference,
     "Rsqrt": Tracer._rsqrt,
     "Pow": Tracer._pow,
+    "MatrixBandPart": Tracer._band,
+    "MatrixDiagV3": Tracer._diagonal,
+    "Cholesky": Tracer._cholesky,
     "AddN": Tracer._add_n,
     "Reshape": Tracer._reshape,
     "Squeeze": Tracer._reshape,
