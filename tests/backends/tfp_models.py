@@ -107,9 +107,7 @@ def mixed_effects() -> Model:
         county = yield tfd.Normal(
             tf.gather(state, STATE) + 0.3 * URANIUM, scale[..., tf.newaxis], name="county"
         )
-        slope = yield tfd.MultivariateNormalDiag(
-            tf.zeros([5, 2]), scale * tf.ones(2), name="slope"
-        )
+        slope = yield tfd.MultivariateNormalDiag(tf.zeros([5, 2]), scale * tf.ones(2), name="slope")
         noise = yield tfd.Gamma(2.0, 1.0, name="noise")
         linear = tf.linalg.matvec(X, weights) + tf.gather(county, COUNTY, axis=-1)
         linear += tf.reduce_sum(tf.gather(slope, COUNTY) * X[:, :2], -1)
