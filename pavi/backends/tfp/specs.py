@@ -138,7 +138,6 @@ RULES: dict[str, Callable[[Any], _Found]] = {
     "HalfCauchy": _half_cauchy,
     "Logistic": _scalars(dist.Logistic, "loc", "scale"),
     "LogNormal": _scalars(dist.LogNormal, "loc", "scale"),
-    # an Exponential is a Gamma to TFP, and goes before it
     "Exponential": _scalars(dist.Exponential, "rate"),
     "Gamma": _gamma,
     "InverseGamma": _scalars(dist.InverseGamma, "concentration", rate="scale"),
@@ -198,7 +197,8 @@ def _placed(d: Any, dimensions: Sequence[int]) -> Law:
     if "_BatchBroadcast" in names:
         own = len(d.distribution.batch_shape) + len(d.distribution.event_shape)
         return _placed(d.distribution, dimensions[len(dimensions) - own :])
-    rule = next((RULES[name] for name in names if name in RULES), None)
+    # not by its bases: what derives from a law, or transforms one, is another
+    rule = RULES.get(names[0].removeprefix("_"))
     if rule is None:
         raise GraphError(
             f"{names[0]} is no law of pavi.dist. Write it with one of {', '.join(RULES)}, in "
