@@ -138,6 +138,21 @@ def bind(data: Data, graph: PlateGraph, *, need_outcomes: bool = True) -> BoundD
     )
 
 
+def standards(data: BoundData) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each data array, over what is present.
+
+    Those of an array that is not in memory are over a sample of its rows.
+    """
+    out: dict[str, tuple[float, float]] = {}
+    for name, (value, mask) in data.looked_at().items():
+        array = np.asarray(value)
+        if mask is not None:
+            array = array[mask]
+        scale = float(array.std(dtype=np.float64))
+        out[name] = float(array.mean(dtype=np.float64)), scale if scale > 0 else 1.0
+    return out
+
+
 def _check_names(data: Data, graph: PlateGraph) -> None:
     known = [v.name for v in (*graph.covariates, *graph.observed)]
     for name in data.values:

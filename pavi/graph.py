@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pavi import ops
+from pavi.bridges import Bridges
 from pavi.dist.compound import Mixture
 from pavi.dist.spec import Spec
 from pavi.dist.supports import Support
@@ -32,7 +33,7 @@ from pavi.variables import Covariate, Latent, Observed, Random, Variable, defaul
 __all__ = ["Covariate", "Latent", "Observed", "Plate", "PlateGraph", "Random", "Variable"]
 
 
-class PlateGraph:
+class PlateGraph(Bridges):
     """A template of random variables enriched with plates (paper, section 3.1). Immutable.
 
     Args:

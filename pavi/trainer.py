@@ -12,7 +12,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from pavi.backends.base import Adapter, Arrays, Settings, get_adapter
-from pavi.binding import BoundData
+from pavi.binding import BoundData, standards
 from pavi.checkpoint import SECONDS, Checkpoints, stop_requests
 from pavi.data import Data
 from pavi.errors import PaviError
@@ -388,18 +388,3 @@ def _particles(plan: GuidePlan, sizes: Mapping[str, int]) -> int:
     numbers = sum(math.prod((*(sizes[p] for p in v.plates), *v.event)) for v in variables)
     step = 2 if plan.paired else 1
     return step * int(np.clip(_PARTICLE_NUMBERS // (step * numbers), 1, _MAX_PARTICLES // step))
-
-
-def standards(data: BoundData) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of each data array, over what is present.
-
-    Those of an array that is not in memory are over a sample of its rows.
-    """
-    out: dict[str, tuple[float, float]] = {}
-    for name, (value, mask) in data.looked_at().items():
-        array = np.asarray(value)
-        if mask is not None:
-            array = array[mask]
-        scale = float(array.std(dtype=np.float64))
-        out[name] = float(array.mean(dtype=np.float64)), scale if scale > 0 else 1.0
-    return out

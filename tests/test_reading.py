@@ -28,12 +28,12 @@ from pavi import (
     dist,
 )
 from pavi.batch import Batch
+from pavi.binding import standards
 from pavi.data import BoundData
 from pavi.feed import Feed
 from pavi.lowering import lower
 from pavi.reading import SAMPLE_ROWS
 from pavi.subsampling import Sampler, full_batch, subset
-from pavi.trainer import standards
 
 # Nested and ragged; events and missing values; dense, two plates; crossed rows; three levels.
 LAYOUTS = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -23,8 +24,10 @@ from pavi import dist
 from pavi.alignment import product
 from pavi.backends.numpyro.distributions import CONSTRAINTS, build
 from pavi.batch import Batch
+from pavi.data import Data
 from pavi.graph import PlateGraph
 from pavi.model import aligned_parents
+from pavi.subsampling import full_batch
 
 Array = Any
 
@@ -128,6 +131,11 @@ def make_model(graph: PlateGraph) -> Callable[[Batch], None]:
                 batch = batch._replace(values={**batch.values, name: value})
 
     return model
+
+
+def bound_model(graph: PlateGraph, data: Data, dtype: str) -> Callable[[], None]:
+    """The graph on data; see `PlateGraph.to_numpyro_model`."""
+    return partial(make_model(graph), full_batch(data.bind(graph), dtype))
 
 
 def as_arrays(batch: Batch) -> Batch:

@@ -17,6 +17,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from pavi import guide
+from pavi.backends.tfp.layout import Layout, entries, leaves, restructured
 from pavi.backends.tfp.model import as_tensors, with_one_lead
 from pavi.batch import Batch
 from pavi.plan import GuidePlan
@@ -25,7 +26,7 @@ from pavi.tables import table_rows
 tfd = tfp.distributions
 
 Array = Any
-Variables = Mapping[str, "np.ndarray | tf.Variable"]
+Variables = Mapping[str, "np.ndarray | tf.Variable | tf.Tensor"]
 
 
 class Part(tfd.Distribution):
@@ -72,11 +73,14 @@ class SurrogatePosterior(tfd.JointDistribution):
 
     Args:
         plan: the plan.
-        weights: shared weights, `{"block/...": array}`; arrays become variables.
+        weights: shared weights, `{"block/...": array}`; arrays become variables, tensors stay.
         tables: free tables, `{block: [copies + 1, columns]}`, likewise.
         batch: the rows that the latents are on, and the data that encoders read. On a reduced batch
             `log_prob` counts every row for the N / N^r rows that it stands for (paper, eq. 8).
         name: prefix of the variables' names.
+        structure: what a value is, with the latents' names in the places of their values, where
+            that is no dict by name: `["mu", "theta"]`.
+        layouts: the axes of a latent's value, where they are not `[*plates, *event]`.
     """
 
     def __init__(
@@ -86,6 +90,8 @@ class SurrogatePosterior(tfd.JointDistribution):
         tables: Variables,
         batch: Batch,
         name: str = "pavi",
+        structure: Any = None,
+        layouts: Mapping[str, Layout] | None = None,
     ) -> None:
         fixed = {f"{b.name}/{k}" for b in plan.blocks for k, s in b.parameters if not s.trainable}
         self.weights = {
@@ -97,15 +103,19 @@ class SurrogatePosterior(tfd.JointDistribution):
         batch = as_tensors(batch)
         self._plan, self._batch = plan, self._no_dependency(batch)
         self._sizes = self._no_dependency({p: i.shape[0] for p, i in batch.indices.items()})
+        whole = [p for p, i in batch.indices.items() if _is_whole(i, plan.sizes[p])]
+        self._whole = self._no_dependency(frozenset(whole))
         self._run_dtype = next(iter((*self.weights.values(), *self.tables.values()))).dtype
+        names = [latent.name for latent in plan.graph.latents]
+        self._structure = self._no_dependency(structure or {name: name for name in names})
+        self._layouts = self._no_dependency(dict(layouts or {}))
+        for latent in plan.graph.latents:
+            sizes = (*(self._sizes[p] for p in latent.plates), *latent.event)
+            self._layouts.setdefault(latent.name, Layout.of(sizes))
         self._parts = self._no_dependency(
             [
-                Part(
-                    (*(self._sizes[p] for p in latent.plates), *latent.event),
-                    self._run_dtype,
-                    latent.name,
-                )
-                for latent in plan.graph.latents
+                Part(self._layouts[name].shape, self._run_dtype, name)
+                for name in leaves(self._structure)
             ]
         )
         super().__init__(
@@ -118,16 +128,18 @@ class SurrogatePosterior(tfd.JointDistribution):
                 "tables": self.tables,
                 "batch": batch,
                 "name": name,
+                "structure": structure,
+                "layouts": layouts,
             },
             name=name,
             batch_ndims=0,
         )
 
     def _model_flatten(self, xs: Any) -> tuple[Any, ...]:
-        return tuple(xs[part.name] for part in self._parts)
+        return entries(self._structure, xs)
 
-    def _model_unflatten(self, xs: Iterable[Any]) -> dict[str, Any]:
-        return {part.name: x for part, x in zip(self._parts, xs, strict=True)}
+    def _model_unflatten(self, xs: Iterable[Any]) -> Any:
+        return restructured(self._structure, xs)
 
     def _get_single_sample_distributions(self, candidate_dists: Any = None) -> list[Part]:
         return list(self._parts)
@@ -158,34 +170,43 @@ class SurrogatePosterior(tfd.JointDistribution):
         """The weights, and the rows of the tables that are in the batch."""
         rows = {}
         for name, table in self.tables.items():
-            picked = tf.gather(table, table_rows(self._plan, name, self._batch))
-            sizes = [self._sizes[plate] for plate in self._plan.block(name).axes]
+            plates = self._plan.block(name).axes
+            sizes = [self._sizes[plate] for plate in plates]
+            if all(plate in self._whole for plate in plates):
+                # dense gradients, which optimizers of pure functions want
+                picked = table[:-1]
+            else:
+                picked = tf.gather(table, table_rows(self._plan, name, self._batch))
             rows[name] = tf.reshape(picked, (*sizes, table.shape[-1]))
         return {k: tf.convert_to_tensor(v) for k, v in self.weights.items()}, rows
 
-    def _shaped(self, draw: guide.Draw, shape: list[int]) -> dict[str, tf.Tensor]:
+    def _shaped(self, draw: guide.Draw, shape: list[int]) -> Any:
         return self._model_unflatten(
-            tf.reshape(draw.values[part.name], (*shape, *part.shape)) for part in self._parts
+            self._layouts[part.name].to_host(draw.values[part.name], shape) for part in self._parts
         )
 
-    def _sample_n(self, sample_shape: Any, seed: Any, value: Any = None) -> dict[str, tf.Tensor]:
+    def _sample_n(self, sample_shape: Any, seed: Any, value: Any = None) -> Any:
         return self._shaped(*self._draw(sample_shape, seed, value))
 
     def _sample_and_log_prob(
         self, sample_shape: Any, seed: Any, value: Any = None, **kwargs: Any
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    ) -> tuple[Any, tf.Tensor]:
         value = self._resolve_value(value=value, allow_partially_specified=True, **kwargs)
         draw, shape = self._draw(sample_shape, seed, value)
         log_q = guide.weighted_log_prob(self._plan, draw, self._batch)
         return self._shaped(draw, shape), tf.reshape(log_q, shape)
 
-    def _log_prob(self, value: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        values, sample_shape = with_one_lead(self._plan.graph, value, self._run_dtype)
+    def _log_prob(self, value: Any) -> tf.Tensor:
+        own = {
+            part.name: self._layouts[part.name].to_variable(tf.cast(x, self._run_dtype))
+            for part, x in zip(self._parts, self._model_flatten(value), strict=True)
+        }
+        values, sample_shape = with_one_lead(self._plan.graph, own, self._run_dtype)
         weights, rows = self._read()
         draw = guide.log_prob(self._plan, weights, rows, values, self._batch)
         return tf.reshape(guide.weighted_log_prob(self._plan, draw, self._batch), sample_shape)
 
-    def _unnormalized_log_prob(self, value: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    def _unnormalized_log_prob(self, value: Any) -> tf.Tensor:
         return self._log_prob(value)
 
     def _execute_model(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -216,7 +237,15 @@ def make_surrogate(
     return SurrogatePosterior(plan, initial_weights, initial_tables, batch)
 
 
-def _variable(value: np.ndarray | tf.Variable, name: str, *, trainable: bool) -> tf.Variable:
-    if isinstance(value, tf.Variable):
+def _is_whole(index: tf.Tensor, size: int) -> bool:
+    """Whether an index is known to be all rows in order."""
+    static = tf.get_static_value(index)
+    return static is not None and np.array_equal(static, np.arange(size))
+
+
+def _variable(
+    value: np.ndarray | tf.Variable | tf.Tensor, name: str, *, trainable: bool
+) -> tf.Variable | tf.Tensor:
+    if tf.is_tensor(value):
         return value
     return tf.Variable(value, name=name, trainable=trainable)

@@ -16,10 +16,12 @@ from pavi import dist
 from pavi.backends.tfp.distributions import build, log_prob
 from pavi.batch import Batch
 from pavi.bijectors.links import link
+from pavi.data import Data
 from pavi.dist.spec import Spec
 from pavi.dist.supports import Support
 from pavi.graph import PlateGraph, Random
 from pavi.model import aligned_parents, log_terms, row_weights
+from pavi.subsampling import full_batch
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -192,6 +194,14 @@ def make_joint_distribution(graph: PlateGraph, batch: Batch) -> tfd.JointDistrib
             known = known._replace(values={**known.values, variable.name: value})
 
     return tfd.JointDistributionCoroutine(model, batch_ndims=0)
+
+
+def bound_joint_distribution(graph: PlateGraph, data: Data, dtype: str) -> Any:
+    """The graph on data, pinned; see `PlateGraph.to_tfp_joint_distribution`."""
+    batch = full_batch(data.bind(graph), dtype)
+    joint = make_joint_distribution(graph, batch)
+    values = {v.name: tf.constant(batch.values[v.name]) for v in graph.observed}
+    return joint.experimental_pin(**values) if values else joint
 
 
 def make_joint_log_prob(graph: PlateGraph, batch: Batch) -> Callable[..., tf.Tensor]:

@@ -1,0 +1,211 @@
+"""TFP distributions as specs of `pavi.dist`: which law, on which parameters, along which axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from pavi import dist
+from pavi.dist.spec import Spec
+from pavi.errors import GraphError
+
+tfd = tfp.distributions
+
+
+class Parameter(NamedTuple):
+    """A parameter of a law.
+
+    Attributes:
+        value: a tensor, `[*batch of the law, *own axes]` or broadcasting.
+        own: number of its own trailing axes.
+    """
+
+    value: Any
+    own: int = 0
+
+
+@dataclass(frozen=True)
+class Law:
+    """The distribution of a part, without the wrappers that say which of its axes are events.
+
+    Attributes:
+        spec: the spec's type.
+        parameters: its parameters by the spec's names.
+        dimensions: dimension of the part's value that each batch axis of the law is.
+        rank: trailing dimensions of the value that are one draw's.
+        fixed: parameters of the spec that are no tensors.
+    """
+
+    spec: type[Spec]
+    parameters: dict[str, Parameter]
+    dimensions: tuple[int, ...]
+    rank: int
+    fixed: dict[str, Any] = field(default_factory=dict)
+
+
+class _Found(NamedTuple):
+    """A law apart from where it stands."""
+
+    spec: type[Spec]
+    parameters: dict[str, Parameter]
+    rank: int = 0
+    fixed: dict[str, Any] = {}  # noqa: RUF012 - never written to
+
+
+def _names(distribution: Any) -> list[str]:
+    return [kind.__name__ for kind in type(distribution).__mro__]
+
+
+def _scalars(spec: type[Spec], *names: str, **renamed: str) -> Callable[[Any], _Found]:
+    """A rule for a law whose parameters are elementwise, by the spec's and the host's names."""
+    pairs = {**{name: name for name in names}, **renamed}
+    return lambda d: _Found(
+        spec, {own: Parameter(getattr(d, theirs)) for own, theirs in pairs.items()}
+    )
+
+
+def _either(spec: type[Spec], first: str, second: str, own: int = 0, **others: str) -> Any:
+    """A rule for a law that has one of two parameters."""
+
+    def rule(d: Any) -> _Found:
+        given = first if getattr(d, first) is not None else second
+        parameters = {given: Parameter(getattr(d, given), own)}
+        more = {name: Parameter(getattr(d, theirs)) for name, theirs in others.items()}
+        return _Found(spec, {**more, **parameters})
+
+    return rule
+
+
+def _half_cauchy(d: Any) -> _Found:
+    loc = tf.get_static_value(d.loc)
+    if loc is None or np.any(loc):
+        raise GraphError("HalfCauchy is read with loc=0 alone. Shift it in its children.")
+    return _Found(dist.HalfCauchy, {"scale": Parameter(d.scale)})
+
+
+def _gamma(d: Any) -> _Found:
+    rate = d.rate if d.rate is not None else tf.exp(d.log_rate)
+    return _Found(
+        dist.Gamma, {"concentration": Parameter(d.concentration), "rate": Parameter(rate)}
+    )
+
+
+def _negative_binomial(d: Any) -> _Found:
+    logits = d.logits if d.logits is not None else tf.math.log(d.probs) - tf.math.log1p(-d.probs)
+    count = tf.convert_to_tensor(d.total_count, logits.dtype)
+    return _Found(
+        dist.NegativeBinomial,
+        {"mean": Parameter(count * tf.exp(logits)), "concentration": Parameter(count)},
+    )
+
+
+def _diagonal(d: Any) -> _Found:
+    """A multivariate normal of independent entries: the event is one of scalars."""
+    scale = d.scale.diag_part()
+    loc = d.loc if d.loc is not None else tf.zeros_like(scale)
+    return _Found(dist.Normal, {"loc": Parameter(loc), "scale": Parameter(scale)}, -1)
+
+
+def _triangular(d: Any) -> _Found:
+    scale = d.scale.to_dense()
+    loc = d.loc if d.loc is not None else tf.zeros_like(scale[..., 0])
+    return _Found(
+        dist.MultivariateNormal, {"loc": Parameter(loc, 1), "scale_tril": Parameter(scale, 2)}, 1
+    )
+
+
+def _transformed(d: Any) -> _Found:
+    base, bijector = _names(d.distribution), type(d.bijector).__name__
+    if "Normal" in base and bijector == "Exp":
+        return _scalars(dist.LogNormal, "loc", "scale")(d.distribution)
+    raise GraphError(
+        f"TransformedDistribution of {base[0]} by {bijector} is no law of pavi.dist. Declare "
+        f"{base[0]} itself, and transform its value in the distributions of its children."
+    )
+
+
+RULES: dict[str, Callable[[Any], _Found]] = {
+    "Normal": _scalars(dist.Normal, "loc", "scale"),
+    "HalfNormal": _scalars(dist.HalfNormal, "scale"),
+    "StudentT": _scalars(dist.StudentT, "df", "loc", "scale"),
+    "Laplace": _scalars(dist.Laplace, "loc", "scale"),
+    "Cauchy": _scalars(dist.Cauchy, "loc", "scale"),
+    "HalfCauchy": _half_cauchy,
+    "Logistic": _scalars(dist.Logistic, "loc", "scale"),
+    "LogNormal": _scalars(dist.LogNormal, "loc", "scale"),
+    "Exponential": _scalars(dist.Exponential, "rate"),
+    "Gamma": _gamma,
+    "InverseGamma": _scalars(dist.InverseGamma, "concentration", rate="scale"),
+    "Weibull": _scalars(dist.Weibull, "scale", "concentration"),
+    "Beta": _scalars(dist.Beta, "concentration1", "concentration0"),
+    "Uniform": _scalars(dist.Uniform, "low", "high"),
+    "TruncatedNormal": _scalars(dist.TruncatedNormal, "loc", "scale", "low", "high"),
+    "Dirichlet": lambda d: _Found(
+        dist.Dirichlet, {"concentration": Parameter(d.concentration, 1)}, 1
+    ),
+    "MultivariateNormalDiag": _diagonal,
+    "MultivariateNormalTriL": _triangular,
+    "MultivariateNormalFullCovariance": _triangular,
+    "CholeskyLKJ": lambda d: _Found(
+        dist.LKJCholesky,
+        {"concentration": Parameter(d.concentration)},
+        2,
+        {"dimension": int(d.dimension)},
+    ),
+    "Bernoulli": _either(dist.Bernoulli, "logits", "probs"),
+    "Binomial": _either(dist.Binomial, "logits", "probs", total_count="total_count"),
+    "BetaBinomial": _scalars(dist.BetaBinomial, "total_count", "concentration1", "concentration0"),
+    "Poisson": _either(dist.Poisson, "log_rate", "rate"),
+    "NegativeBinomial": _negative_binomial,
+    "Categorical": _either(dist.Categorical, "logits", "probs", own=1),
+    "OrderedLogistic": lambda d: _Found(
+        dist.OrderedLogistic,
+        {"predictor": Parameter(d.loc), "cutpoints": Parameter(d.cutpoints, 1)},
+    ),
+    "TransformedDistribution": _transformed,
+}
+
+
+def read_law(distribution: Any) -> Law:
+    """The law of a part.
+
+    Args:
+        distribution: the part's distribution, its parameters concrete or symbolic.
+
+    Raises:
+        GraphError: it is no law of `pavi.dist`; the message does not say which part it is.
+    """
+    shape = (*distribution.batch_shape, *distribution.event_shape)
+    return _placed(distribution, list(range(len(shape))))
+
+
+def _placed(d: Any, dimensions: Sequence[int]) -> Law:
+    """The law of a distribution whose batch and event axes are these dimensions of the value."""
+    names = _names(d)
+    if "_Independent" in names:
+        return _placed(d.distribution, dimensions)
+    if "_Sample" in names:
+        batch = len(d.distribution.batch_shape)
+        event = len(d.distribution.event_shape)
+        kept = (*dimensions[:batch], *dimensions[len(dimensions) - event :])
+        return _placed(d.distribution, kept)
+    if "_BatchBroadcast" in names:
+        own = len(d.distribution.batch_shape) + len(d.distribution.event_shape)
+        return _placed(d.distribution, dimensions[len(dimensions) - own :])
+    # not by its bases: what derives from a law, or transforms one, is another
+    rule = RULES.get(names[0].removeprefix("_"))
+    if rule is None:
+        raise GraphError(
+            f"{names[0]} is no law of pavi.dist. Write it with one of {', '.join(RULES)}, in "
+            f"Independent, Sample or BatchBroadcast where it is a vector."
+        )
+    found = rule(d)
+    # a vector of independent entries has no event of its own
+    rank = max(found.rank, 0)
+    batch = len(dimensions) - rank
+    return Law(found.spec, found.parameters, tuple(dimensions[:batch]), rank, dict(found.fixed))

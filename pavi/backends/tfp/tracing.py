@@ -1,0 +1,450 @@
+"""Operations of a TensorFlow graph as symbolic arrays; see `axes`.
+
+`Tracer.symbol` follows a tensor back to the values of the parts. What depends on none of them is
+computed, and is a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pavi.backends.tfp import axes
+from pavi.backends.tfp.axes import Symbol
+from pavi.errors import GraphError
+
+# operation of TensorFlow -> of `pavi.expression`
+_ELEMENTWISE = {
+    "Add": "add",
+    "AddV2": "add",
+    "Sub": "subtract",
+    "Mul": "multiply",
+    "RealDiv": "divide",
+    "Div": "divide",
+    "DivNoNan": "divide_no_nan",
+    "Maximum": "maximum",
+    "Minimum": "minimum",
+    "Less": "less",
+    "LessEqual": "less_equal",
+    "Greater": "greater",
+    "GreaterEqual": "greater_equal",
+    "Equal": "equal",
+    "NotEqual": "not_equal",
+    "LogicalAnd": "and",
+    "LogicalOr": "or",
+    "LogicalNot": "not",
+    "Select": "where",
+    "SelectV2": "where",
+    "Neg": "negative",
+    "Square": "square",
+    "Reciprocal": "reciprocal",
+    "Inv": "reciprocal",
+    "Exp": "exp",
+    "Expm1": "expm1",
+    "Log": "log",
+    "Log1p": "log1p",
+    "Sqrt": "sqrt",
+    "Softplus": "softplus",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Sin": "sin",
+    "Cos": "cos",
+    "Sinh": "sinh",
+    "Cosh": "cosh",
+    "Asinh": "arcsinh",
+    "Abs": "abs",
+    "Lgamma": "lgamma",
+    "Digamma": "digamma",
+    "Erf": "erf",
+    "IsFinite": "is_finite",
+    "StopGradient": "stop_gradient",
+}
+_UNCHANGED = {"Identity", "Cast", "PreventGradient", "Snapshot", "EnsureShape", "CheckNumerics"}
+_OF_THE_SHAPE = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
+_REDUCTIONS = {"Sum": "sum", "Mean": "mean", "Max": "max"}
+_ALONG = {"Softmax": "softmax", "Cumsum": "cumsum"}
+_PRODUCTS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
+_STATES = {"VarHandleOp", "ReadVariableOp", "VariableV2"}
+
+
+class Tracer:
+    """Tensors of one graph as symbols.
+
+    Args:
+        graph: the graph.
+        inputs: the placeholder of each part's value, by its name in the graph.
+        captured: values of the tensors from outside of the graph, by the name of the placeholder.
+    """
+
+    def __init__(
+        self, graph: Any, inputs: Mapping[str, Symbol], captured: Mapping[str, np.ndarray]
+    ) -> None:
+        self._graph, self._inputs = graph, inputs
+        self._feeds = dict(captured)
+        self._symbols: dict[str, Symbol] = {}
+        self._constant: dict[str, bool] = {}
+        self._session = tf.compat.v1.Session(graph=graph)
+        self.part = ""
+
+    def symbol(self, tensor: Any) -> Symbol:
+        """The tensor as a symbol.
+
+        Raises:
+            GraphError: an operation that has no meaning for plates, or is not known here.
+        """
+        if not tf.is_tensor(tensor) or hasattr(tensor, "numpy"):
+            return axes.known(tensor.numpy() if tf.is_tensor(tensor) else tensor)
+        if tensor.name not in self._symbols:
+            if tensor.name in self._inputs:
+                found = self._inputs[tensor.name]
+            elif self._is_constant(tensor):
+                found = axes.known(self._value(tensor))
+            else:
+                found = self._translated(tensor)
+            self._symbols[tensor.name] = found
+        return self._symbols[tensor.name]
+
+    def close(self) -> None:
+        """Frees the session that constants are computed in."""
+        self._session.close()
+
+    def _where(self, op: Any) -> str:
+        return f"Part {self.part!r}, operation {op.type} ({op.name.rpartition('/')[2]})"
+
+    def _is_constant(self, tensor: Any) -> bool:
+        """Whether no value of a part is needed to compute it."""
+        waiting = [tensor]
+        while waiting:
+            last = waiting[-1]
+            name, op = last.name, last.op
+            if name in self._constant:
+                waiting.pop()
+            elif op.type in _OF_THE_SHAPE and all(i.shape.is_fully_defined() for i in op.inputs):
+                self._constant[name] = True
+            elif not op.inputs:
+                self._constant[name] = name not in self._inputs
+            else:
+                unknown = [i for i in op.inputs if i.name not in self._constant]
+                waiting += unknown
+                if not unknown:
+                    self._constant[name] = all(self._constant[i.name] for i in op.inputs)
+        return self._constant[tensor.name]
+
+    def _value(self, tensor: Any) -> np.ndarray:
+        """A constant's value; shapes do not depend on the values of the parts."""
+        self._refuse_state(tensor.op)
+        feeds = dict(self._feeds)
+        for name, symbol in self._inputs.items():
+            placeholder = self._graph.get_tensor_by_name(name)
+            shape = [1 if a is None else a.size for a in symbol.axes]
+            feeds[name] = np.ones(shape, placeholder.dtype.as_numpy_dtype)
+        return np.asarray(self._session.run(tensor, feeds))
+
+    def _refuse_state(self, op: Any) -> None:
+        seen, waiting = set(), [op]
+        while waiting:
+            op = waiting.pop()
+            if op.type in _STATES or any(t.dtype == tf.resource for t in op.outputs):
+                raise GraphError(
+                    f"{self._where(op)}: the distribution reads a tf.Variable, whose value would "
+                    f"be fixed at what it is now. Pass a constant, as in variable.numpy(), or make "
+                    f"it a part of the model."
+                )
+            if op.type.startswith(("Random", "StatelessRandom")):
+                raise GraphError(
+                    f"{self._where(op)}: the distribution draws random numbers of its own. Make "
+                    f"them a part of the model."
+                )
+            if op.name not in seen:
+                seen.add(op.name)
+                waiting += [] if op.type in _OF_THE_SHAPE else [i.op for i in op.inputs]
+
+    def _translated(self, tensor: Any) -> Symbol:
+        op = tensor.op
+        where = self._where(op)
+        if op.type in _UNCHANGED:
+            return self.symbol(op.inputs[0])
+        if op.type in _ELEMENTWISE:
+            terms = [self.symbol(i) for i in op.inputs]
+            return axes.elementwise(_ELEMENTWISE[op.type], *terms, where=where)
+        if op.type in _REDUCTIONS:
+            x, dimensions = self.symbol(op.inputs[0]), self._constant_input(op, 1)
+            keep = bool(op.get_attr("keep_dims"))
+            listed = np.atleast_1d(dimensions).astype(int).tolist()
+            return axes.reduce(_REDUCTIONS[op.type], x, listed, keep, where)
+        if op.type in _ALONG:
+            x = self.symbol(op.inputs[0])
+            d = int(self._constant_input(op, 1)) % x.rank if len(op.inputs) > 1 else x.rank - 1
+            if op.type == "Cumsum" and (op.get_attr("exclusive") or op.get_attr("reverse")):
+                raise self._unknown(op)
+            return axes.Along(x.axes, _ALONG[op.type], x, d, where)
+        if op.type in _PRODUCTS:
+            return self._product(op, where)
+        rule = _RULES.get(op.type)
+        if rule is None:
+            raise self._unknown(op)
+        return rule(self, op, where)
+
+    def _unknown(self, op: Any) -> GraphError:
+        return GraphError(
+            f"{self._where(op)}: an operation that pavi cannot read. Write the distribution's "
+            f"parameters with arithmetic, elementary functions, tf.gather with a constant index, "
+            f"and sums and products over axes that are no plates; or write the model as a "
+            f"pavi.PlateGraph."
+        )
+
+    def _constant_input(self, op: Any, place: int) -> np.ndarray:
+        tensor = op.inputs[place]
+        if not self._is_constant(tensor):
+            raise GraphError(
+                f"{self._where(op)}: its input {place} (an axis, an index or a shape) depends on "
+                f"values of the model. Make it a constant."
+            )
+        return self._value(tensor)
+
+    def _product(self, op: Any, where: str) -> Symbol:
+        a, b = (self.symbol(i) for i in op.inputs)
+        flags = ("transpose_a", "transpose_b") if op.type == "MatMul" else ("adj_x", "adj_y")
+        left, right = ["i", "k"], ["k", "j"]
+        left = left[::-1] if op.get_attr(flags[0]) else left
+        right = right[::-1] if op.get_attr(flags[1]) else right
+        batch = [str(n) for n in range(max(a.rank, b.rank) - 2)]
+        labels = [[*batch[len(batch) - (s.rank - 2) :], *own] for s, own in ((a, left), (b, right))]
+        return axes.contract([a, b], labels, [*batch, "i", "j"], where)
+
+    def _einsum(self, op: Any, where: str) -> Symbol:
+        equation = op.get_attr("equation").decode()
+        given, result = equation.replace(" ", "").split("->")
+        terms = [self.symbol(i) for i in op.inputs]
+        labels = [_letters(x, s.rank) for x, s in zip(given.split(","), terms, strict=True)]
+        if any(len(set(own)) < len(own) for own in labels):
+            raise self._unknown(op)
+        batch = max((x for x in labels), key=lambda own: sum(c.isdigit() for c in own))
+        out = [c for c in batch if c.isdigit()] if "..." in result else []
+        letters = list(result.replace("...", ""))
+        place = result.find("...")
+        full = [*letters[: max(place, 0)], *out, *letters[max(place, 0) :]]
+        return axes.contract(terms, labels, full, where)
+
+    def _squared_difference(self, op: Any, where: str) -> Symbol:
+        a, b = (self.symbol(i) for i in op.inputs)
+        return axes.elementwise(
+            "square", axes.elementwise("subtract", a, b, where=where), where=where
+        )
+
+    def _rsqrt(self, op: Any, where: str) -> Symbol:
+        root = axes.elementwise("sqrt", self.symbol(op.inputs[0]), where=where)
+        return axes.elementwise("reciprocal", root, where=where)
+
+    def _pow(self, op: Any, where: str) -> Symbol:
+        base, exponent = (self.symbol(i) for i in op.inputs)
+        special = {2.0: "square", 0.5: "sqrt", -1.0: "reciprocal"}
+        if isinstance(exponent, axes.Known) and exponent.value.size == 1:
+            name = special.get(float(exponent.value.item()))
+            if name:
+                return axes.elementwise(name, base, where=where)
+        return axes.elementwise("power", base, exponent, where=where)
+
+    def _band(self, op: Any, where: str) -> Symbol:
+        x = self.symbol(op.inputs[0])
+        ones = tf.ones(_sizes(x)[-2:])
+        mask = tf.linalg.band_part(ones, *(int(self._constant_input(op, i)) for i in (1, 2)))
+        return axes.elementwise("multiply", x, axes.known(mask.numpy()), where=where)
+
+    def _diagonal(self, op: Any, where: str) -> Symbol:
+        x = self.symbol(op.inputs[0])
+        size = _sizes(x)[-1]
+        if len(op.outputs[0].shape) != x.rank + 1 or op.outputs[0].shape[-2] != size:
+            raise self._unknown(op)
+        column = axes.move(x, [*range(x.rank), None])
+        return axes.elementwise("multiply", column, axes.known(np.eye(size)), where=where)
+
+    def _cholesky(self, op: Any, where: str) -> Symbol:
+        return axes.elementwise("cholesky", self.symbol(op.inputs[0]), where=where)
+
+    def _add_n(self, op: Any, where: str) -> Symbol:
+        terms = [self.symbol(i) for i in op.inputs]
+        total = terms[0]
+        for term in terms[1:]:
+            total = axes.elementwise("add", total, term, where=where)
+        return total
+
+    def _reshape(self, op: Any, where: str) -> Symbol:
+        x = self.symbol(op.inputs[0])
+        return self._reshaped(x, op.outputs[0].shape, op)
+
+    def _reshaped(self, x: Symbol, shape: Any, op: Any) -> Symbol:
+        """Dimensions of size 1 come and go; the others keep their order."""
+        target = _static(shape, self._where(op))
+        given = [1 if a is None else a.size for a in x.axes]
+        kept = iter([d for d, size in enumerate(given) if size != 1])
+        if [size for size in given if size != 1] != [size for size in target if size != 1]:
+            raise GraphError(
+                f"{self._where(op)}: the reshape from {tuple(given)} to {tuple(target)} merges or "
+                f"splits axes, so that it cannot be told which runs along a plate. Use "
+                f"x[..., tf.newaxis], tf.squeeze and tf.gather instead."
+            )
+        return axes.move(x, [None if size == 1 else next(kept) for size in target])
+
+    def _expand_dims(self, op: Any, where: str) -> Symbol:
+        x = self.symbol(op.inputs[0])
+        place = int(np.ravel(self._constant_input(op, 1))[0]) % (x.rank + 1)
+        sources: list[int | None] = list(range(x.rank))
+        return axes.move(x, [*sources[:place], None, *sources[place:]])
+
+    def _transpose(self, op: Any, where: str) -> Symbol:
+        order = [int(d) for d in self._constant_input(op, 1)]
+        return axes.move(self.symbol(op.inputs[0]), order)
+
+    def _broadcast(self, op: Any, where: str) -> Symbol:
+        x = self.symbol(op.inputs[0])
+        return _broadcast_to(x, _static(op.outputs[0].shape, where))
+
+    def _strided_slice(self, op: Any, where: str) -> Symbol:
+        x = self.symbol(op.inputs[0])
+        begin, end, step = (self._constant_input(op, i).tolist() for i in (1, 2, 3))
+        masks = {
+            name: int(op.get_attr(f"{name}_mask"))
+            for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
+        }
+        entries: list[Any] = []
+        for i in range(len(begin)):
+            bit = 1 << i
+            if masks["ellipsis"] & bit:
+                entries.append(Ellipsis)
+            elif masks["new_axis"] & bit:
+                entries.append(None)
+            elif masks["shrink_axis"] & bit:
+                entries.append(int(begin[i]))
+            else:
+                first = None if masks["begin"] & bit else begin[i]
+                last = None if masks["end"] & bit else end[i]
+                entries.append(slice(first, last, step[i]))
+        taken = sum(entry is not None and entry is not Ellipsis for entry in entries)
+        place = entries.index(Ellipsis) if Ellipsis in entries else len(entries)
+        filling = [slice(None)] * (x.rank - taken)
+        return _sliced(x, [*entries[:place], *filling, *entries[place + 1 :]], where)
+
+    def _gather(self, op: Any, where: str) -> Symbol:
+        if op.get_attr("batch_dims"):
+            raise self._unknown(op)
+        x, index = self.symbol(op.inputs[0]), self._constant_input(op, 1)
+        d = int(self._constant_input(op, 2)) % x.rank
+        if index.ndim == 0:
+            return _picked(x, d, int(index), where)
+        if x.axes[d] is None:
+            return _broadcast_to(
+                axes.move(x, [*range(d), *[None] * index.ndim, *range(d + 1, x.rank)]),
+                _sizes(x)[:d] + list(index.shape) + _sizes(x)[d + 1 :],
+            )
+        flat = index.ravel()
+        taken = axes.fresh(flat.shape)
+        gathered = axes.Gather((*x.axes[:d], *taken, *x.axes[d + 1 :]), x, d, flat, where)
+        return self._reshaped(gathered, op.outputs[0].shape, op)
+
+    def _concat(self, op: Any, where: str) -> Symbol:
+        parts = [self.symbol(i) for i in op.inputs[:-1]]
+        d = int(self._constant_input(op, len(op.inputs) - 1)) % parts[0].rank
+        return _joined(parts, d, where)
+
+    def _pack(self, op: Any, where: str) -> Symbol:
+        rank = len(op.outputs[0].shape)
+        d = op.get_attr("axis") % rank
+        parts = []
+        for tensor in op.inputs:
+            part = self.symbol(tensor)
+            own: list[int | None] = list(range(part.rank))
+            parts.append(axes.move(part, [*own[:d], None, *own[d:]]))
+        return _joined(parts, d, where)
+
+
+def _joined(parts: Sequence[Symbol], d: int, where: str) -> Symbol:
+    shared = axes.broadcast([_without(part, d) for part in parts], where)
+    size = sum(_sizes(part)[d] for part in parts)
+    return axes.Join((*shared[:d], axes.Axis(size), *shared[d + 1 :]), tuple(parts), d, where)
+
+
+def _without(x: Symbol, d: int) -> Symbol:
+    return Symbol((*x.axes[:d], None, *x.axes[d + 1 :]))
+
+
+def _sizes(x: Symbol) -> list[int]:
+    return [1 if axis is None else axis.size for axis in x.axes]
+
+
+def _static(shape: Any, where: str) -> list[int]:
+    if not shape.is_fully_defined():
+        raise GraphError(f"{where}: its shape {shape} is not known before the model is run.")
+    return [int(size) for size in shape]
+
+
+def _broadcast_to(x: Symbol, shape: Sequence[int]) -> Symbol:
+    missing = len(shape) - x.rank
+    sources: list[int | None] = [None] * missing + list(range(x.rank))
+    held = [None if s is None or x.axes[s] is None else s for s in sources]
+    new = tuple(
+        axes.Axis(size) if s is None and size != 1 else None
+        for s, size in zip(held, shape, strict=True)
+    )
+    return axes.move(x, held, new)
+
+
+def _picked(x: Symbol, d: int, position: int, where: str) -> Symbol:
+    kept = (*x.axes[:d], *x.axes[d + 1 :])
+    if x.axes[d] is None:
+        return axes.move(x, [i for i in range(x.rank) if i != d])
+    return axes.Pick(kept, x, d, position % _sizes(x)[d], where)
+
+
+def _sliced(x: Symbol, entries: Sequence[Any], where: str) -> Symbol:
+    """`x[entries]`, one dimension after the other."""
+    d = 0
+    for entry in entries:
+        if entry is None:
+            own: list[int | None] = list(range(x.rank))
+            x = axes.move(x, [*own[:d], None, *own[d:]])
+        elif isinstance(entry, int):
+            x = _picked(x, d, entry, where)
+            continue
+        else:
+            index = np.arange(_sizes(x)[d])[entry]
+            if len(index) != _sizes(x)[d] or prod(_sizes(x)) == 0:
+                taken = axes.fresh(index.shape)
+                x = axes.Gather((*x.axes[:d], *taken, *x.axes[d + 1 :]), x, d, index, where)
+        d += 1
+    return x
+
+
+def _letters(subscripts: str, rank: int) -> list[str]:
+    """Labels of an operand's dimensions; those under `...` are numbers, counted from the right."""
+    if "..." not in subscripts:
+        return list(subscripts)
+    before, after = subscripts.split("...")
+    hidden = rank - len(before) - len(after)
+    return [*before, *(str(n) for n in range(hidden, 0, -1)), *after]
+
+
+_RULES: dict[str, Callable[[Tracer, Any, str], Symbol]] = {
+    "Einsum": Tracer._einsum,
+    "SquaredDifference": Tracer._squared_difference,
+    "Rsqrt": Tracer._rsqrt,
+    "Pow": Tracer._pow,
+    "MatrixBandPart": Tracer._band,
+    "MatrixDiagV3": Tracer._diagonal,
+    "Cholesky": Tracer._cholesky,
+    "AddN": Tracer._add_n,
+    "Reshape": Tracer._reshape,
+    "Squeeze": Tracer._reshape,
+    "ExpandDims": Tracer._expand_dims,
+    "Transpose": Tracer._transpose,
+    "BroadcastTo": Tracer._broadcast,
+    "Tile": Tracer._broadcast,
+    "StridedSlice": Tracer._strided_slice,
+    "GatherV2": Tracer._gather,
+    "ConcatV2": Tracer._concat,
+    "Pack": Tracer._pack,
+}
