@@ -25,7 +25,7 @@ from pavi.objective import Gradient
 from pavi.plan import GuidePlan
 from pavi.posterior import Posterior
 from pavi.progress import progress_bar, show_progress
-from pavi.run import Run, initial_weights
+from pavi.run import Run
 from pavi.subsampling import Sampler, check_batch
 from pavi.tables import TABLE_MEMORY, TableSpace
 

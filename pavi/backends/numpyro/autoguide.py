@@ -26,9 +26,9 @@ from pavi.batch import Batch
 from pavi.encoders import initial_table
 from pavi.family import Family
 from pavi.graph import PlateGraph
+from pavi.guide import initial_weights
 from pavi.lowering import lower
 from pavi.plan import GuidePlan
-from pavi.run import initial_weights
 
 Array = Any
 

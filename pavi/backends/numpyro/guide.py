@@ -8,6 +8,7 @@ guides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -94,11 +95,11 @@ class GuideSites:
                 eps = numpyro.sample(f"{prefix}{block.name}", standard, infer=auxiliary)
             eps = layout.from_site(eps, block.axes, 1)
             noise[block.name], base_log_prob[block.name] = eps[None], standard.log_prob(eps)
-        draw = sample(plan, weights, rows, noise, batch)
+        values, log_prob = _drawn(plan)(weights, rows, noise, batch)
         densities: dict[str, Array] = {}
         for block in plan.blocks:
             # log |d eps / d theta|: what the auxiliary sites have not counted of log q(theta)
-            density = draw.log_prob[block.name][0] - base_log_prob[block.name]
+            density = log_prob[block.name][0] - base_log_prob[block.name]
             density = _per_copy(block, density, batch)
             # The block has one density; its first latent carries it.
             first, *others = (slot.name for slot in block.slots)
@@ -107,9 +108,20 @@ class GuideSites:
         for name in self._order:
             plates = plan.graph.variables[name].plates
             with layout.rows(plates, batch):
-                site = layout.delta(plan.graph, name, draw.values[name][0], densities[name])
+                site = layout.delta(plan.graph, name, values[name][0], densities[name])
                 sites[name] = numpyro.sample(name, site)
         return sites
+
+
+@lru_cache(maxsize=16)
+def _drawn(plan: GuidePlan) -> Callable[..., Any]:
+    """Draws of a plan with their log density; compiled, for who calls a guide step by step."""
+
+    def drawn(weights: Any, rows: Any, noise: Any, batch: Batch) -> Any:
+        draw = sample(plan, weights, rows, noise, batch)
+        return draw.values, draw.log_prob
+
+    return jax.jit(drawn)
 
 
 def _param(name: str, initial: np.ndarray) -> Array:

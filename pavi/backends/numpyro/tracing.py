@@ -18,6 +18,8 @@ import numpyro.distributions as npd
 from jax.extend import core as jax_core
 from jax.extend.core import Literal
 from numpyro import handlers
+from numpyro.distributions import constraints
+from numpyro.primitives import Messenger
 
 from pavi.backends.numpyro.specs import Parts, parts, stripped
 
@@ -123,13 +125,34 @@ class Reading:
     masks: dict[str, Known]
 
 
+class Placeholders(Messenger):  # type: ignore[misc]
+    """Gives latents a value of their support, and plates their first rows, without drawing."""
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["value"] is not None or msg["type"] not in ("sample", "plate"):
+            return
+        if msg["type"] == "plate":
+            size, part = msg["args"]
+            msg["value"] = jnp.arange(size if part is None else part)
+            return
+        fn, shape = msg["fn"], msg["kwargs"].get("sample_shape", ())
+        if msg["is_observed"] or not _real(fn.support):
+            return
+        dtype = jax.eval_shape(lambda: fn.sample(jax.random.key(0), shape)).dtype
+        msg["value"] = jnp.zeros((*shape, *fn.shape()), dtype)
+
+
+def _real(constraint: Any) -> bool:
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    return any(constraint is c for c in (constraints.real, constraints.real_vector))
+
+
 def run(model: Model, args: Sequence[Any], kwargs: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
     """The trace of one run with some sites' values, hidden from whoever else listens."""
     with handlers.block():
-        seeded = handlers.seed(model, rng_seed=0)
-        return handlers.trace(handlers.substitute(seeded, data=dict(data))).get_trace(
-            *args, **kwargs
-        )
+        filled = handlers.substitute(Placeholders(handlers.seed(model, rng_seed=0)), data=dict(data))
+        return handlers.trace(filled).get_trace(*args, **kwargs)
 
 
 def read(
