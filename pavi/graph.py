@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from graphlib import CycleError
 from hashlib import sha256
+from importlib import import_module
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from pavi.probing import (
     probe,
 )
 from pavi.variables import Covariate, Latent, Observed, Random, Variable, defaults
+
+if TYPE_CHECKING:
+    from pavi.data import Data
 
 __all__ = ["Covariate", "Latent", "Observed", "Plate", "PlateGraph", "Random", "Variable"]
 
@@ -82,6 +86,27 @@ class PlateGraph:
         for name, support in supports.items():
             check_bounds(self._random(name), support)
         set_field(self, "_supports", supports)
+
+    @classmethod
+    def from_numpyro(cls, model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Data]:
+        """The graph and the data of a NumPyro model, read from one run of it.
+
+        Plates are the model's own, subsampled ones at their full size. An index of a plate's
+        latents in another plate, as `theta[county]`, becomes a membership; arrays that meet
+        latents become covariates, by the names of the model's arguments where they are these.
+
+        Args:
+            model: the model.
+            args: its arguments, data included.
+            kwargs: its named arguments.
+
+        Raises:
+            GraphError: something in it cannot be said by a plate graph; the message names the site.
+        """
+        # An adapter is loaded where it is asked for, by name: the graph imports no framework.
+        reader = import_module("pavi.backends.numpyro.portable")
+        graph, data = reader.from_numpyro(model, *args, **kwargs)
+        return graph, data
 
     @property
     def latents(self) -> tuple[Latent, ...]:

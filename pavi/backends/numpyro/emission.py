@@ -108,11 +108,8 @@ class Emitter:
             order = [events.index(a) if a in events else -1 for a in wanted]
             if sorted(o for o in order if o >= 0) != list(range(len(events))):
                 raise UnreadableError(f"its {name} has an axis that the site has not")
-            if not isinstance(operand, Constant) or operand.shape:
-                operand = self._arranged(operand, len(events), order)
-            elif rank:
-                operand = Constant((1,) * rank, operand.values)
-            parameters.append((name, operand))
+            operand = self._arranged(operand, len(events), order)
+            parameters.append((name, self._whole(operand, value.shape[lead:])))
         return Expression(
             tuple(self._parents),
             tuple(self._steps),
@@ -120,6 +117,17 @@ class Emitter:
             tuple(parameters),
             tuple(parts.settings.items()),
         )
+
+    def _whole(self, operand: Operand, own: tuple[int, ...]) -> Operand:
+        """A parameter with its own axes at their full sizes, which tell those of a draw."""
+        if isinstance(operand, Constant):
+            array = np.asarray(operand.array())
+            lead = array.shape[: max(0, array.ndim - len(own))]
+            return Constant.of(np.broadcast_to(array, (*lead, *own)))
+        for axis, size in enumerate(own):
+            if size > 1:
+                operand = self._step("spread", operand, options=(axis - len(own), size))
+        return operand
 
     def _step(self, function: str, *operands: Operand, options: Sequence[int] = ()) -> Operand:
         self._steps.append(Step(function, operands, tuple(options)))

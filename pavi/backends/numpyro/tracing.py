@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as npd
-from jax.extend import core as jax_core
 from jax.extend.core import Literal
 from numpyro import handlers
 from numpyro.distributions import constraints
@@ -279,6 +278,8 @@ def _flattened(jaxpr: Any, consts: Sequence[Value], inputs: Sequence[Value]) -> 
             consts_of = [_known(c) for c in getattr(inner, "consts", ())]
             body = getattr(inner, "jaxpr", inner)
             env |= dict(zip(eqn.outvars, _flattened(body, consts_of, given), strict=True))
+        elif eqn.primitive.name == "pad" and given[0].shape == tuple(eqn.outvars[0].aval.shape):
+            env[eqn.outvars[0]] = given[0]  # nothing is added, as in jnp.diag
         else:
             name = eqn.params["name"] if eqn.primitive.name == "jit" else eqn.primitive.name
             for i, var in enumerate(eqn.outvars):
@@ -296,24 +297,26 @@ def _inner(eqn: Any) -> Any:
     return None
 
 
+def _bound(eqn: Any, values: Sequence[Array]) -> list[Array]:
+    # Older versions of JAX take functions apart here, newer ones do not.
+    found = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = found if isinstance(found, tuple) else ((), found)
+    out = eqn.primitive.bind(*functions, *values, **params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
 def _evaluated(eqn: Any, given: Sequence[Value]) -> list[Known]:
     """The outputs of a function of known arrays, evaluated together when one is asked for."""
     done: list[Array] = []
 
     def compute() -> list[Array]:
         if not done:
-            known = {
-                atom: value.value
-                for atom, value in zip(eqn.invars, given, strict=True)
-                if not isinstance(atom, Literal) and isinstance(value, Known)
-            }
-            alone = jax_core.Jaxpr((), tuple(known), tuple(eqn.outvars), (eqn,))
-            function = jax_core.jaxpr_as_fun(jax_core.ClosedJaxpr(alone, ()))
-            if any(isinstance(value, jax.core.Tracer) for value in known.values()):
-                done.extend(function(*known.values()))
+            values = [value.value for value in given if isinstance(value, Known)]
+            if any(isinstance(value, jax.core.Tracer) for value in values):
+                done.extend(_bound(eqn, values))
             else:
                 with jax.ensure_compile_time_eval():
-                    done.extend(function(*known.values()))
+                    done.extend(_bound(eqn, values))
         return done
 
     def pick(i: int) -> Callable[[], Array]:
