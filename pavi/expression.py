@@ -96,7 +96,9 @@ def _gathered(
             out.append(parents[operand])
         else:
             out.append(operand.array() if isinstance(operand, Constant) else values[operand])
-    like = next((x for x, o in zip(out, operands, strict=True) if not isinstance(o, Constant)), None)
+    like = next(
+        (x for x, o in zip(out, operands, strict=True) if not isinstance(o, Constant)), None
+    )
     if like is None or "float" not in ops.dtype_name(like):
         return out
     return [ops.asarray(x, like=like) if isinstance(x, np.ndarray) and x.ndim else x for x in out]

@@ -14,12 +14,12 @@ from pavi.subsampling import full_batch
 
 pytest.importorskip("numpyro")
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpyro  # noqa: E402
-import numpyro.distributions as npd  # noqa: E402
-from numpyro import handlers  # noqa: E402
-from numpyro.infer.reparam import LocScaleReparam, TransformReparam  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as npd
+from numpyro import handlers
+from numpyro.infer.reparam import LocScaleReparam, TransformReparam
 
 RNG = np.random.default_rng(0)
 COUNTY = np.array([0, 0, 1, 2, 2, 2, 3])
@@ -162,7 +162,9 @@ def test_density_is_the_models(name: str) -> None:
     trace = handlers.trace(
         handlers.substitute(handlers.seed(model, jax.random.key(0)), data=drawn)
     ).get_trace(*args)
-    wanted = {n: s["fn"].log_prob(s["value"]).sum() for n, s in trace.items() if s["type"] == "sample"}
+    wanted = {
+        n: s["fn"].log_prob(s["value"]).sum() for n, s in trace.items() if s["type"] == "sample"
+    }
     assert terms.keys() == wanted.keys()
     for site, term in terms.items():
         np.testing.assert_allclose(term[0], wanted[site], rtol=1e-4, atol=1e-4, err_msg=site)

@@ -29,6 +29,7 @@ from pavi.graph import PlateGraph
 from pavi.guide import initial_weights
 from pavi.lowering import lower
 from pavi.plan import GuidePlan
+from pavi.whitening import to_whitened
 
 Array = Any
 
@@ -106,9 +107,7 @@ class AutoPAVI(AutoGuide):
         encode: Iterable[str] | None = None,
         create_plates: Callable[..., Any] | None = None,
     ) -> None:
-        super().__init__(
-            model, prefix=prefix, init_loc_fn=init_loc_fn, create_plates=create_plates
-        )
+        super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn, create_plates=create_plates)
         self.family = Family() if family is None else family
         self.encode = None if encode is None else tuple(encode)
         self._plan: GuidePlan | None = None
@@ -202,8 +201,26 @@ class AutoPAVI(AutoGuide):
         warn_unread(found)
         self._absent = found.unread
         self._plan = self._lowered(found)
-        dtype = str(jnp.result_type(float))
-        self._weights = initial_weights(self._plan, 0, dtype)
+        self._weights = initial_weights(self._plan, 0, str(_dtype()))
+        if self.init_loc_fn is not init_to_median:
+            with handlers.block():
+                self._start_at(self._postprocess_fn(self._init_locs), found)
+
+    def _start_at(self, values: Mapping[str, Array], found: Portable) -> None:
+        """Moves the guide's centre, for the latents on no plate, to values of theirs."""
+        plan, sites = self._lowered(found), found.reading.sites
+        rows = {
+            v.name: to_rows(jnp.asarray(values[v.name]), sites[v.name])[None]
+            for v in plan.graph.latents
+        }
+        for block in plan.blocks:
+            names = [n for n in self._weights if n.startswith(f"{block.name}/flow/")]
+            names = [n for n in names if n.endswith("reference_loc")]
+            if block.plates or not names:
+                continue
+            whitened, _ = to_whitened(plan, block, rows, _batch(found))
+            if not isinstance(whitened, jax.core.Tracer):
+                self._weights[names[0]] = np.asarray(whitened[0], self._weights[names[0]].dtype)
 
     def _sampled(
         self, args: Any, kwargs: Any, *, whole: bool
@@ -222,9 +239,9 @@ class AutoPAVI(AutoGuide):
                 known[name] = numpyro.param(name, *site["args"], **site["kwargs"])
         found = self._read(args, kwargs, known, stand_ins)
         plan = self._lowered(found)
-        batch = _batch(found, plates)
+        batch = _batch(found)
         tables = {
-            b.name: initial_table(b.copies, b.table_width, batch_dtype(batch))
+            b.name: initial_table(b.copies, b.table_width, _dtype())
             for b in plan.blocks
             if b.table_width
         }
@@ -273,23 +290,10 @@ class AutoPAVI(AutoGuide):
             return self._plans[key]
         first = self._plan
         # What a whole pass lowers to must have the weights of the steps that subsample.
-        drawn = batch if first is None else dict(first.batch)
+        drawn = batch if first is None else first.batch
         plan = lower(found.graph, self.family, found.sizes, drawn, like=first)
-        for own in plan.blocks if first else ():
-            before = first.block(own.name) if first else own
-            changed = [p for p in own.plates if plan.sizes[p] != before_sizes(first)[p]]
-            if changed and (own.table_width or own.joint):
-                raise ValueError(
-                    f"The plate {changed[0]!r} has the size {plan.sizes[changed[0]]}, and had "
-                    f"{before_sizes(first)[changed[0]]} when AutoPAVI was set up; the sites "
-                    f"{[slot.name for slot in own.slots]} have weights for each of its elements. "
-                    f"Use AutoPAVI(model, family=pavi.Family(encoding='encoder', joint_limit=0))."
-                )
-            if own.parameters != before.parameters:
-                raise ValueError(
-                    f"The data below the sites {[slot.name for slot in own.slots]} are other ones "
-                    f"than when AutoPAVI was set up. Call it with the same observed sites."
-                )
+        if first is not None:
+            _check_same(first, plan)
         self._plans[key] = plan
         return plan
 
@@ -301,7 +305,9 @@ class AutoPAVI(AutoGuide):
             site = trace.get(name)
             if site is None or site["is_observed"]:
                 continue
-            part = any(s["type"] == "plate" and s["value"].shape[0] < s["args"][0] for s in trace.values())
+            part = any(
+                s["type"] == "plate" and s["value"].shape[0] < s["args"][0] for s in trace.values()
+            )
             shape = site["fn"].shape()
             if part or np.shape(value) != shape or isinstance(value, jax.core.Tracer):
                 raise ValueError(
@@ -322,7 +328,8 @@ class AutoPAVI(AutoGuide):
             args, kwargs = self._arguments
             if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((args, kwargs))):
                 raise ValueError("The first call was traced. Pass the model's arguments here.")
-        return args, kwargs
+        # A row index is traced from here on, and picks nothing of an array of NumPy's.
+        return jax.tree.map(_on_jax, (tuple(args), dict(kwargs)))
 
     def _check_params(self, params: Mapping[str, Array]) -> None:
         for name, weight in self._weights.items():
@@ -335,17 +342,16 @@ class AutoPAVI(AutoGuide):
                 )
 
 
-def before_sizes(plan: GuidePlan | None) -> Mapping[str, int]:
-    """The plates' sizes of a plan."""
-    return plan.sizes if plan else {}
+def _on_jax(value: Any) -> Any:
+    return jnp.asarray(value) if isinstance(value, np.ndarray) else value
 
 
-def batch_dtype(batch: Batch) -> Any:
+def _dtype() -> Any:
     """JAX's default floating dtype at present."""
     return np.dtype(jnp.result_type(float))
 
 
-def _batch(found: Portable, plates: Mapping[str, numpyro.plate]) -> Batch:
+def _batch(found: Portable) -> Batch:
     """The rows that one call sees."""
     graph, reading = found.graph, found.reading
     dtype = jnp.result_type(float)
@@ -378,8 +384,29 @@ def _batch(found: Portable, plates: Mapping[str, numpyro.plate]) -> Batch:
     )
 
 
+def _check_same(first: GuidePlan, plan: GuidePlan) -> None:
+    """Raises where a plan has not the weights of the first one."""
+    for before, own in zip(first.blocks, plan.blocks, strict=True):
+        sites = [slot.name for slot in own.slots]
+        changed = [p for p in own.plates if plan.sizes[p] != first.sizes[p]]
+        if changed and (own.table_width or own.joint):
+            raise ValueError(
+                f"The plate {changed[0]!r} has the size {plan.sizes[changed[0]]}, and had "
+                f"{first.sizes[changed[0]]} when AutoPAVI was set up; the sites {sites} have "
+                f"weights for each of its elements. Use AutoPAVI(model, "
+                f"family=pavi.Family(encoding='encoder', joint_limit=0))."
+            )
+        if own.parameters != before.parameters or own.table_width != before.table_width:
+            raise ValueError(
+                f"The data below the sites {sites} are other ones than when AutoPAVI was set up. "
+                f"Call it with the same observed sites."
+            )
+
+
 def _is_latent(site: Mapping[str, Any]) -> bool:
-    return site["type"] == "sample" and not site["is_observed"] and not site["fn"].support.is_discrete
+    return (
+        site["type"] == "sample" and not site["is_observed"] and not site["fn"].support.is_discrete
+    )
 
 
 def _is_observed(site: Mapping[str, Any]) -> bool:

@@ -111,7 +111,7 @@ def picked(node: Node) -> Picked:
         raise UnreadableError("an index picks windows, not elements")
     rows = tuple(a for a in range(len(node.shape)) if a not in numbers.offset_dims)
     columns = tuple(
-        Known(index.shape[:-1], lambda k=k: index.value[..., k])
+        index.then(index.shape[:-1], k, lambda value, k=k: value[..., k])
         for k in (numbers.start_index_map.index(a) for a in axes)
     )
     return Picked(axes, columns, rows, kept, tuple(numbers.offset_dims))
@@ -242,17 +242,11 @@ class Axes:
             owner = self.plate(use, axis)
             if child is None or owner is None or child == owner:
                 continue
-            flat = Known((node.shape[found.rows[long[0]]],), lambda c=column: c.value.reshape(-1))
+            rows = node.shape[found.rows[long[0]]]
+            flat = column.then((rows,), "flat", lambda value: value.reshape(-1))
             before = self.members.get((child, owner), flat)
-            same = before is flat or (before is not None and _equal(before, flat))
+            same = before is not None and before.origin == flat.origin
             self.members[child, owner] = before if same else None
-
-
-def _equal(a: Known, b: Known) -> bool:
-    """Whether two indices are one, as far as their numbers are at hand."""
-    if a.concrete and b.concrete:
-        return bool(np.array_equal(np.asarray(a.value), np.asarray(b.value)))
-    return a.value is b.value
 
 
 def _nodes(reading: Reading) -> Iterator[Node]:

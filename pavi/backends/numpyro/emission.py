@@ -289,7 +289,9 @@ class Emitter:
             sides.append(self._arranged(operand, len(before), order))
         out = self._step("multiply", *sides)
         for place in range(-count, 0):
-            size = node.inputs[0].shape[[a for a in contracted[0] if node.inputs[0].shape[a] > 1][place]]
+            size = node.inputs[0].shape[
+                [a for a in contracted[0] if node.inputs[0].shape[a] > 1][place]
+            ]
             out = self._step("spread", out, options=(place, size))
         return self._step("sum", out, options=range(-count, 0)) if count else out
 
@@ -303,8 +305,18 @@ class Emitter:
             order = [before.index(a) if a in before else -1 for a in events]
             if isinstance(operand, Constant):
                 array = operand.array()
-                array = np.reshape(array, [operand.shape[o] if o >= 0 else 1 for o in order]) if operand.shape else np.full((1,) * len(events), array)
-                parts.append(Constant.of(np.repeat(array, value.shape[axis], place) if array.shape[place] == 1 else array))
+                array = (
+                    np.reshape(array, [operand.shape[o] if o >= 0 else 1 for o in order])
+                    if operand.shape
+                    else np.full((1,) * len(events), array)
+                )
+                parts.append(
+                    Constant.of(
+                        np.repeat(array, value.shape[axis], place)
+                        if array.shape[place] == 1
+                        else array
+                    )
+                )
                 continue
             operand = self._arranged(operand, len(before), order)
             parts.append(self._step("spread", operand, options=(place, value.shape[axis])))

@@ -136,9 +136,7 @@ def _improper(fn: Any) -> Parts | None:
 def _counts(fn: Any) -> Parts:
     # a gamma mixture of Poissons, of mean concentration / rate
     mean = fn.concentration / fn.rate
-    return Parts(
-        dist.NegativeBinomial, {"mean": (mean, 0), "concentration": (fn.concentration, 0)}
-    )
+    return Parts(dist.NegativeBinomial, {"mean": (mean, 0), "concentration": (fn.concentration, 0)})
 
 
 def _trials(name: str) -> Callable[[Any], Parts]:
@@ -185,7 +183,10 @@ RULES: tuple[tuple[Any, Callable[[Any], Parts | None]], ...] = (
     ),
     (npd.BernoulliLogits, _named(dist.Bernoulli, "logits")),
     (npd.BernoulliProbs, _named(dist.Bernoulli, "probs")),
-    (npd.BetaBinomial, _named(dist.BetaBinomial, "total_count", "concentration1", "concentration0")),
+    (
+        npd.BetaBinomial,
+        _named(dist.BetaBinomial, "total_count", "concentration1", "concentration0"),
+    ),
     (npd.BinomialLogits, _trials("logits")),
     (npd.BinomialProbs, _trials("probs")),
     (npd.Poisson, _named(dist.Poisson, "rate")),

@@ -36,12 +36,18 @@ class Known:
         shape: its shape.
         compute: gives its value.
         number: the one number that it repeats, if it does.
+        origin: tells how it was made; equal for arrays that were made alike.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], compute: Callable[[], Array], number: Known | None = None
+        self,
+        shape: tuple[int, ...],
+        compute: Callable[[], Array],
+        number: Known | None = None,
+        origin: Callable[[], Any] | None = None,
     ) -> None:
         self.shape, self.number = tuple(shape), number
+        self._origin = origin
         self._compute: Callable[[], Array] | None = compute
         self._value: Array = None
 
@@ -50,6 +56,19 @@ class Known:
         if self._compute is not None:
             self._value, self._compute = self._compute(), None
         return self._value
+
+    @property
+    def origin(self) -> int:
+        """The same for arrays that are made in the same way of the same ones."""
+        return hash(self._origin()) if self._origin else id(self)
+
+    def then(self, shape: tuple[int, ...], name: Any, function: Callable[[Array], Array]) -> Known:
+        """A function of the array, on NumPy where its numbers are at hand."""
+
+        def compute() -> Array:
+            return function(np.asarray(self.value) if self.concrete else self.value)
+
+        return Known(shape, compute, origin=lambda: (name, self.origin))
 
     @property
     def concrete(self) -> bool:
@@ -147,10 +166,14 @@ def _real(constraint: Any) -> bool:
     return any(constraint is c for c in (constraints.real, constraints.real_vector))
 
 
-def run(model: Model, args: Sequence[Any], kwargs: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
+def run(
+    model: Model, args: Sequence[Any], kwargs: Mapping[str, Any], data: Mapping[str, Any]
+) -> Any:
     """The trace of one run with some sites' values, hidden from whoever else listens."""
     with handlers.block():
-        filled = handlers.substitute(Placeholders(handlers.seed(model, rng_seed=0)), data=dict(data))
+        filled = handlers.substitute(
+            Placeholders(handlers.seed(model, rng_seed=0)), data=dict(data)
+        )
         return handlers.trace(filled).get_trace(*args, **kwargs)
 
 
@@ -197,9 +220,7 @@ def read(
             if site.kind == "observed":
                 own[" value"] = jnp.asarray(trace[name]["value"])
                 for mask in masks:
-                    own[" mask"] = own.get(" mask", True) & jnp.broadcast_to(
-                        mask, site.batch_shape
-                    )
+                    own[" mask"] = own.get(" mask", True) & jnp.broadcast_to(mask, site.batch_shape)
             out[name] = own
         return out
 
@@ -258,7 +279,14 @@ def _to_full(value: Array, lead: tuple[int, ...], rank: int) -> Array:
 
 
 def _known(value: Any) -> Known:
-    return Known(np.shape(value), lambda: value)
+    return Known(np.shape(value), lambda: value, origin=lambda: _identity(value))
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, jax.core.Tracer):
+        return id(value)
+    array = np.asarray(value)
+    return (array.shape, array.tobytes())
 
 
 def _flattened(jaxpr: Any, consts: Sequence[Value], inputs: Sequence[Value]) -> list[Value]:
@@ -325,4 +353,14 @@ def _evaluated(eqn: Any, given: Sequence[Value]) -> list[Known]:
     number = None
     if eqn.primitive.name == "broadcast_in_dim" and isinstance(given[0], Known):
         number = given[0] if prod(given[0].shape) == 1 else given[0].number
-    return [Known(v.aval.shape, pick(i), number) for i, v in enumerate(eqn.outvars)]
+    origins = [value for value in given if isinstance(value, Known)]
+
+    def made(i: int) -> Callable[[], Any]:
+        return lambda: (
+            i,
+            eqn.primitive.name,
+            *sorted((k, str(v)) for k, v in eqn.params.items()),
+            *(value.origin for value in origins),
+        )
+
+    return [Known(v.aval.shape, pick(i), number, made(i)) for i, v in enumerate(eqn.outvars)]
