@@ -19,6 +19,7 @@ from pavi.errors import PaviError
 from pavi.family import Family
 from pavi.forecast import Forecast, expect, probed
 from pavi.graph import PlateGraph
+from pavi.guide import initial_weights
 from pavi.integers import is_integer
 from pavi.lowering import lower
 from pavi.objective import Gradient

@@ -114,7 +114,7 @@ def test_every_elbo_reaches_the_evidence(elbo: Any) -> None:
 
 
 def test_subsampled_plates_have_an_unbiased_loss() -> None:
-    """Three nested plates, the outer two of them subsampled: batches' losses average to the whole."""
+    """Three nested plates, two of them subsampled: batches' losses average to the whole."""
     sizes, y = (6, 4, 3), jnp.asarray(RNG.normal(size=(6, 4, 3)))
 
     def model(y: Any, parts: tuple[int, int]) -> None:
@@ -252,7 +252,7 @@ def test_bad_input() -> None:
         numpyro.sample("y", npd.Normal(0.0, 1.0), obs=y)
 
     key = jax.random.key(0)
-    with pytest.raises(ValueError, match="discrete latent site 'z'.*config_enumerate"):
+    with pytest.raises(ValueError, match=r"discrete latent site 'z'.*config_enumerate"):
         handlers.seed(AutoPAVI(discrete), key)()
     with pytest.raises(RuntimeError, match="found no latent variables"):
         handlers.seed(AutoPAVI(empty), key)(1.0)

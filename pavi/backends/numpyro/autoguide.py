@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -18,9 +18,10 @@ from numpyro import handlers
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.initialization import init_to_median
 
+from pavi.backends.numpyro.emission import event_axes
 from pavi.backends.numpyro.guide import GuideSites
 from pavi.backends.numpyro.model import Layout
-from pavi.backends.numpyro.portable import Portable, event_axes, portable, to_rows, warn_unread
+from pavi.backends.numpyro.portable import Portable, portable, to_rows, warn_unread
 from pavi.backends.numpyro.tracing import Site, read, run
 from pavi.batch import Batch
 from pavi.encoders import initial_table
@@ -63,9 +64,11 @@ class ModelLayout(Layout):
         rank = len(site.batch_shape)
         inside = [rank + dim for _, dim in site.plates]
         order = [*inside, *event_axes(site)]
-        full = jnp.transpose(value, np.argsort(order)).reshape(site.batch_shape + site.event_shape)
+        full = jnp.transpose(value, np.argsort(order).tolist()).reshape(
+            site.batch_shape + site.event_shape
+        )
         copies = [s if a in inside else 1 for a, s in enumerate(site.batch_shape)]
-        per_copy = jnp.transpose(density, np.argsort(inside)).reshape(copies)
+        per_copy = jnp.transpose(density, np.argsort(inside).tolist()).reshape(copies)
         # An axis of copies that is no plate's has the density in equal parts.
         share = per_copy * (prod(copies) / prod(site.batch_shape))
         log_density = jnp.broadcast_to(share, site.batch_shape)
@@ -96,6 +99,9 @@ class AutoPAVI(AutoGuide):
         encode: the observed sites that the encoder sees; all of them by default.
         create_plates: as in every `AutoGuide`.
     """
+
+    model: Any
+    prototype_trace: Any
 
     def __init__(
         self,
@@ -272,9 +278,7 @@ class AutoPAVI(AutoGuide):
         known: Mapping[str, Array],
         stand_ins: Mapping[str, Array] | None = None,
     ) -> Portable:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "subsample_size does not match")
-            reading = read(self.model, args, kwargs, known, stand_ins)
+        reading = read(self.model, args, kwargs, known, stand_ins)
         if self.encode is not None:
             for name in set(self._observed) - set(self.encode):
                 reading.sites.pop(name, None)
@@ -370,7 +374,7 @@ def _batch(found: Portable) -> Batch:
         for owner in graph.owners(plate):
             path = graph.path(plate, owner)
             position = jnp.asarray(found.members[path[0], path[1]].value, jnp.int32)
-            for middle, above in zip(path[1:], path[2:], strict=False):
+            for middle, above in pairwise(path[1:]):
                 position = jnp.asarray(found.members[middle, above].value, jnp.int32)[position]
             members[f"{plate}/{owner}"] = position
     sizes = found.sizes

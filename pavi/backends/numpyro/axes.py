@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -111,10 +112,14 @@ def picked(node: Node) -> Picked:
         raise UnreadableError("an index picks windows, not elements")
     rows = tuple(a for a in range(len(node.shape)) if a not in numbers.offset_dims)
     columns = tuple(
-        index.then(index.shape[:-1], k, lambda value, k=k: value[..., k])
+        index.then(index.shape[:-1], k, partial(_column, k))
         for k in (numbers.start_index_map.index(a) for a in axes)
     )
     return Picked(axes, columns, rows, kept, tuple(numbers.offset_dims))
+
+
+def _column(k: int, index: Any) -> Any:
+    return index[..., k]
 
 
 class Axes:
@@ -135,8 +140,7 @@ class Axes:
             if node.primitive == "latent":
                 self._name(reading.sites[node.site], node, (id(node), None), leaf=True)
         for name, parts in reading.parts.items():
-            for key in parts.parameters if parts else ():
-                value, _ = parts.parameters[key]
+            for key, (value, _) in parts.parameters.items() if parts else ():
                 self._name(reading.sites[name], value, self.use(value, name, key), leaf=False)
         for node in nodes:
             if node.primitive == "gather":
@@ -229,8 +233,8 @@ class Axes:
             elif plate not in plates and len(plates) == 1:
                 # Rows that take the elements of another plate one by one, in their order
                 size = site.batch_shape[axis]
-                every = Known((size,), lambda n=size: np.arange(n))
-                self.members.setdefault((plate, *plates), every)
+                (owner,) = plates
+                self.members.setdefault((plate, owner), Known((size,), partial(np.arange, size)))
 
     def _membership(self, node: Node, found: Picked) -> None:
         use = self.use(node.inputs[0], node, 0)

@@ -195,7 +195,8 @@ class Emitter:
         if name in MOVES:
             ((operand, before),) = self._inputs(node)
             moved = moved_axes(node)
-            order = [before.index(moved[a]) if moved[a] in before else -1 for a in events]
+            olds = [moved[a] for a in events]
+            order = [before.index(a) if a is not None and a in before else -1 for a in olds]
             return self._arranged(operand, len(before), order)
         if name == "gather":
             return self._gather(node, events)

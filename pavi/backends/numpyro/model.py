@@ -76,7 +76,7 @@ class Layout:
         return jnp.reshape(moved, jnp.shape(moved)[len(rest) :])
 
     def delta(self, graph: PlateGraph, name: str, value: Array, density: Array) -> npd.Delta:
-        """A guide's site of a latent: its value `[*plates, *event]`, its part of log q `[*plates]`."""
+        """A guide's site of a latent: values `[*plates, *event]`, part of log q `[*plates]`."""
         variable = graph.variables[name]
         return npd.Delta(
             self.to_site(value, variable.plates),

@@ -96,9 +96,7 @@ def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Dat
     plates = {n: s for n, s in run(model, args, kwargs, {}).items() if s["type"] == "plate"}
     # A plate that the model subsamples is seen whole.
     whole = {name: jax.numpy.arange(site["args"][0]) for name, site in plates.items()}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "subsample_size does not match")
-        reading = read(model, args, kwargs, whole)
+    reading = read(model, args, kwargs, whole)
     found = portable(reading, _arguments(model, args, kwargs))
     enumerated = [n for n, site in reading.sites.items() if site.kind == "enumerated"]
     if enumerated:

@@ -116,7 +116,8 @@ def _transformed(fn: Any) -> Parts | None:
     base, _ = stripped(fn.base_dist)
     if not isinstance(base, npd.Normal):
         return None
-    loc, scale, kind = base.loc, base.scale, dist.Normal
+    loc, scale = base.loc, base.scale
+    kind: type[Spec] = dist.Normal
     for transform in fn.transforms:
         if isinstance(transform, transforms.AffineTransform) and kind is dist.Normal:
             loc = transform.loc + transform.scale * loc

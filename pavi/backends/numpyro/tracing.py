@@ -6,6 +6,7 @@ known, and is evaluated only where it is asked for.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -170,7 +171,9 @@ def run(
     model: Model, args: Sequence[Any], kwargs: Mapping[str, Any], data: Mapping[str, Any]
 ) -> Any:
     """The trace of one run with some sites' values, hidden from whoever else listens."""
-    with handlers.block():
+    with handlers.block(), warnings.catch_warnings():
+        # Plates are given other rows than they ask for where the whole of them is wanted.
+        warnings.filterwarnings("ignore", "subsample_size does not match")
         filled = handlers.substitute(
             Placeholders(handlers.seed(model, rng_seed=0)), data=dict(data)
         )
