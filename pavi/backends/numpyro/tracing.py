@@ -18,7 +18,7 @@ import numpy as np
 import numpyro.distributions as npd
 from jax.extend.core import Literal
 from numpyro import handlers
-from numpyro.distributions import constraints
+from numpyro.distributions import biject_to
 from numpyro.primitives import Messenger
 
 from pavi.backends.numpyro.specs import Parts, parts, stripped
@@ -155,16 +155,14 @@ class Placeholders(Messenger):  # type: ignore[misc]
             msg["value"] = jnp.arange(size if part is None else part)
             return
         fn, shape = msg["fn"], msg["kwargs"].get("sample_shape", ())
-        if msg["is_observed"] or not _real(fn.support):
+        if msg["is_observed"] or fn.support.is_discrete:
             return
-        dtype = jax.eval_shape(lambda: fn.sample(jax.random.key(0), shape)).dtype
-        msg["value"] = jnp.zeros((*shape, *fn.shape()), dtype)
-
-
-def _real(constraint: Any) -> bool:
-    while isinstance(constraint, constraints.independent):
-        constraint = constraint.base_constraint
-    return any(constraint is c for c in (constraints.real, constraints.real_vector))
+        try:
+            transform = biject_to(fn.support)
+        except NotImplementedError:
+            return
+        free = transform.inverse_shape((*shape, *fn.shape()))
+        msg["value"] = transform(jnp.zeros(free, jnp.result_type(float)))
 
 
 def run(
