@@ -15,6 +15,28 @@ class Bridges:
     """What a `PlateGraph` has for TFP's and NumPyro's own tools."""
 
     @classmethod
+    def from_numpyro(cls, model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Data]:
+        """The graph and the data of a NumPyro model, read from one run of it.
+
+        Plates are the model's own, subsampled ones at their full size. An index of a plate's
+        latents in another plate, as `theta[county]`, becomes a membership; arrays that meet
+        latents become covariates, by the names of the model's arguments where they are these.
+
+        Args:
+            model: the model.
+            args: its arguments, data included.
+            kwargs: its named arguments.
+
+        Raises:
+            GraphError: something in it cannot be said by a plate graph; the message names the site.
+            BackendError: NumPyro is not installed.
+        """
+        found: tuple[PlateGraph, Data] = _adapter("numpyro", "portable").from_numpyro(
+            model, *args, **kwargs
+        )
+        return found
+
+    @classmethod
     def from_tfp(
         cls,
         joint_distribution: Any,

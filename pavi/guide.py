@@ -20,6 +20,7 @@ from pavi.bijectors import (
     DiagonalPotential,
     GaussianPotential,
     PseudoConjugateAffine,
+    initial_parameters,
     solve_potential,
 )
 from pavi.encoders import (
@@ -31,7 +32,7 @@ from pavi.encoders import (
 )
 from pavi.plan import BlockPlan, GuidePlan
 from pavi.potentials import natural_potential
-from pavi.prefixes import part_of
+from pavi.prefixes import part_of, prefixed
 from pavi.whitening import (
     from_whitened,
     merge_copies,
@@ -91,6 +92,16 @@ def noise_shapes(
         block.name: (samples, *(sizes[p] for p in block.axes), block.dimension)
         for block in plan.blocks
     }
+
+
+def initial_weights(plan: GuidePlan, seed: int, dtype: str) -> dict[str, Array]:
+    """Shared weights before the first step."""
+    rng = np.random.default_rng(seed)
+    weights: dict[str, Array] = {}
+    for block in plan.blocks:
+        drawn = initial_parameters(dict(block.parameters), rng, dtype)
+        weights |= prefixed(f"{block.name}/", drawn)
+    return weights
 
 
 def sample(

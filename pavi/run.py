@@ -10,10 +10,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from pavi.backends.base import Adapter, Arrays, Rates, Settings
-from pavi.bijectors import initial_parameters
 from pavi.binding import BoundData
 from pavi.drift import Drift
 from pavi.feed import Drawn, Feed
+from pavi.guide import initial_weights
 from pavi.movement import Movement
 from pavi.plan import GuidePlan
 from pavi.prefixes import part_of, prefixed
@@ -302,16 +302,6 @@ def rebased(plan: GuidePlan, weights: Arrays) -> Arrays:
         prefix = f"{block.name}/flow/"
         out |= prefixed(prefix, block.flow.rebase(part_of(prefix, weights)))
     return out
-
-
-def initial_weights(plan: GuidePlan, seed: int, dtype: str) -> Arrays:
-    """Shared weights before the first step."""
-    rng = np.random.default_rng(seed)
-    weights: Arrays = {}
-    for block in plan.blocks:
-        drawn = initial_parameters(dict(block.parameters), rng, dtype)
-        weights |= prefixed(f"{block.name}/", drawn)
-    return weights
 
 
 def _shared(

@@ -19,13 +19,14 @@ from pavi.errors import PaviError
 from pavi.family import Family
 from pavi.forecast import Forecast, expect, probed
 from pavi.graph import PlateGraph
+from pavi.guide import initial_weights
 from pavi.integers import is_integer
 from pavi.lowering import lower
 from pavi.objective import Gradient
 from pavi.plan import GuidePlan
 from pavi.posterior import Posterior
 from pavi.progress import progress_bar, show_progress
-from pavi.run import Run, initial_weights
+from pavi.run import Run
 from pavi.subsampling import Sampler, check_batch
 from pavi.tables import TABLE_MEMORY, TableSpace
 

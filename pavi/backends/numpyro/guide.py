@@ -7,7 +7,8 @@ guides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -47,16 +48,42 @@ def make_guide(
         `guide(batch)`, which samples every latent and returns the sites' values by name.
     """
     layout = Layout.of(plan.graph)
-    fixed = {f"{b.name}/{k}" for b in plan.blocks for k, s in b.parameters if not s.trainable}
 
     def guide(batch: Batch) -> dict[str, Array]:
-        batch = as_arrays(batch)
-        weights = {k: _param(f"{prefix}/{k}", v) for k, v in initial_weights.items()}
+        sites = GuideSites(layout, f"{prefix}/", [v.name for v in plan.graph.latents])
+        return sites.sample(plan, initial_weights, initial_tables, as_arrays(batch))
+
+    return guide
+
+
+class GuideSites:
+    """The sites and params of one call of a guide.
+
+    Args:
+        layout: the plates' axes at a site.
+        prefix: begins the names of params and of auxiliary sites.
+        order: the latents in the order of their sites.
+    """
+
+    def __init__(self, layout: Layout, prefix: str, order: Iterable[str]) -> None:
+        self._layout, self._prefix, self._order = layout, prefix, tuple(order)
+
+    def sample(
+        self,
+        plan: GuidePlan,
+        initial_weights: Mapping[str, np.ndarray],
+        initial_tables: Mapping[str, np.ndarray],
+        batch: Batch,
+    ) -> dict[str, Array]:
+        """Samples every latent of a batch; returns the sites' values by name."""
+        prefix, layout = self._prefix, self._layout
+        weights = {k: _param(f"{prefix}{k}", v) for k, v in initial_weights.items()}
+        fixed = {f"{b.name}/{k}" for b in plan.blocks for k, s in b.parameters if not s.trainable}
         for name in fixed & weights.keys():
             weights[name] = jax.lax.stop_gradient(weights[name])
         rows: dict[str, Array] = {}
         for name, initial in initial_tables.items():
-            table = _param(f"{prefix}/{name}/table", initial)
+            table = _param(f"{prefix}{name}/table", initial)
             shape = [batch.indices[plate].shape[0] for plate in plan.block(name).axes]
             rows[name] = jnp.reshape(table[table_rows(plan, name, batch)], (*shape, -1))
         noise: dict[str, Array] = {}
@@ -65,26 +92,36 @@ def make_guide(
             standard = npd.Normal().expand([block.dimension]).to_event(1)
             with layout.rows(block.axes, batch):
                 auxiliary = {"is_auxiliary": True}
-                eps = numpyro.sample(f"{prefix}/{block.name}", standard, infer=auxiliary)
+                eps = numpyro.sample(f"{prefix}{block.name}", standard, infer=auxiliary)
             eps = layout.from_site(eps, block.axes, 1)
             noise[block.name], base_log_prob[block.name] = eps[None], standard.log_prob(eps)
-        draw = sample(plan, weights, rows, noise, batch)
-        sites: dict[str, Array] = {}
+        values, log_prob = _drawn(plan)(weights, rows, noise, batch)
+        densities: dict[str, Array] = {}
         for block in plan.blocks:
             # log |d eps / d theta|: what the auxiliary sites have not counted of log q(theta)
-            density = draw.log_prob[block.name][0] - base_log_prob[block.name]
+            density = log_prob[block.name][0] - base_log_prob[block.name]
             density = _per_copy(block, density, batch)
-            for slot in block.slots:
-                value = layout.to_site(draw.values[slot.name][0], block.plates)
-                log_density = layout.to_site(density, block.plates)
-                site = npd.Delta(value, log_density=log_density, event_dim=len(slot.event))
-                with layout.rows(block.plates, batch):
-                    sites[slot.name] = numpyro.sample(slot.name, site)
-                # The block has one density; its first latent carries it.
-                density = jnp.zeros_like(density)
+            # The block has one density; its first latent carries it.
+            first, *others = (slot.name for slot in block.slots)
+            densities |= {first: density, **dict.fromkeys(others, jnp.zeros_like(density))}
+        sites: dict[str, Array] = {}
+        for name in self._order:
+            plates = plan.graph.variables[name].plates
+            with layout.rows(plates, batch):
+                site = layout.delta(plan.graph, name, values[name][0], densities[name])
+                sites[name] = numpyro.sample(name, site)
         return sites
 
-    return guide
+
+@lru_cache(maxsize=16)
+def _drawn(plan: GuidePlan) -> Callable[..., Any]:
+    """Draws of a plan with their log density; compiled, for who calls a guide step by step."""
+
+    def drawn(weights: Any, rows: Any, noise: Any, batch: Batch) -> Any:
+        draw = sample(plan, weights, rows, noise, batch)
+        return draw.values, draw.log_prob
+
+    return jax.jit(drawn)
 
 
 def _param(name: str, initial: np.ndarray) -> Array:

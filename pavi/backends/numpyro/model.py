@@ -78,6 +78,15 @@ class Layout:
         moved = jnp.transpose(value, (*rest, *axes, *range(batch_rank, len(shape))))
         return jnp.reshape(moved, jnp.shape(moved)[len(rest) :])
 
+    def delta(self, graph: PlateGraph, name: str, value: Array, density: Array) -> npd.Delta:
+        """A guide's site of a latent: values `[*plates, *event]`, part of log q `[*plates]`."""
+        variable = graph.variables[name]
+        return npd.Delta(
+            self.to_site(value, variable.plates),
+            log_density=self.to_site(density, variable.plates),
+            event_dim=len(variable.event),
+        )
+
     @contextmanager
     def rows(self, plates: Sequence[str], batch: Batch) -> Iterator[None]:
         """Opens the plates of a site, on the rows of the batch.

@@ -1,0 +1,437 @@
+"""A plate-amortized guide of any NumPyro model, as `numpyro.infer.autoguide` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as npd
+from numpyro import handlers
+from numpyro.infer.autoguide import AutoGuide
+from numpyro.infer.initialization import init_to_median
+
+from pavi.backends.numpyro.emission import event_axes
+from pavi.backends.numpyro.guide import GuideSites
+from pavi.backends.numpyro.model import Layout
+from pavi.backends.numpyro.portable import Portable, portable, to_rows, warn_unread
+from pavi.backends.numpyro.tracing import Site, read, run
+from pavi.batch import Batch
+from pavi.encoders import initial_table
+from pavi.family import Family
+from pavi.graph import PlateGraph
+from pavi.guide import initial_weights
+from pavi.lowering import lower
+from pavi.plan import GuidePlan
+from pavi.whitening import to_whitened
+
+Array = Any
+
+# Draws behind medians and quantiles, and the seed of their noise.
+QUANTILE_DRAWS, QUANTILE_SEED = 2000, 0
+
+
+@dataclass(frozen=True)
+class ModelLayout(Layout):
+    """Where plates lie at the sites of somebody's model.
+
+    Attributes:
+        plates: the plates of one call, which scale and subsample.
+        sites: the model's sites.
+    """
+
+    plates: Mapping[str, numpyro.plate]
+    sites: Mapping[str, Site]
+
+    @contextmanager
+    def rows(self, plates: Sequence[str], batch: Batch) -> Any:
+        """Opens the plates of a site."""
+        with ExitStack() as stack:
+            for plate in plates:
+                stack.enter_context(self.plates[plate])
+            yield
+
+    def delta(self, graph: PlateGraph, name: str, value: Array, density: Array) -> npd.Delta:
+        """A site as the model has it: `value` is `[*plates, *event]`, `density` `[*plates]`."""
+        site = self.sites[name]
+        rank = len(site.batch_shape)
+        inside = [rank + dim for _, dim in site.plates]
+        order = [*inside, *event_axes(site)]
+        full = jnp.transpose(value, np.argsort(order).tolist()).reshape(
+            site.batch_shape + site.event_shape
+        )
+        copies = [s if a in inside else 1 for a, s in enumerate(site.batch_shape)]
+        per_copy = jnp.transpose(density, np.argsort(inside).tolist()).reshape(copies)
+        # An axis of copies that is no plate's has the density in equal parts.
+        share = per_copy * (prod(copies) / prod(site.batch_shape))
+        log_density = jnp.broadcast_to(share, site.batch_shape)
+        return npd.Delta(full, log_density=log_density, event_dim=len(site.event_shape))
+
+
+class AutoPAVI(AutoGuide):
+    """A guide with one conditional density for each kind of latent, shared by all its copies.
+
+    Plates, what lies within what, supports and dependencies are read from a run of the model; each
+    latent's copies are told apart by the observed values below them, a free table, or both. Use it
+    as any class of `numpyro.infer.autoguide`::
+
+        guide = AutoPAVI(model)
+        svi = SVI(model, guide, optax.adam(1e-2), Trace_ELBO())
+
+    The observed values are those of the arguments that it is called with, so that its posterior is
+    one of these data: `sample_posterior`, `median` and `quantiles` take the model's arguments, and
+    without them use those of the first call. In `Predictive(model, guide=guide, ...)` without
+    observed values those of the first call stand in, if it was not subsampled.
+
+    Args:
+        model: a NumPyro model.
+        family: the variational family; by default `pavi.Family()`. A family without free tables,
+            `pavi.Family(encoding="encoder")`, allows plates to change their size between calls.
+        prefix: begins the names of params and of auxiliary sites.
+        init_loc_fn: where latents on no plate start.
+        encode: the observed sites that the encoder sees; all of them by default.
+        create_plates: as in every `AutoGuide`.
+    """
+
+    model: Any
+    prototype_trace: Any
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        family: Family | None = None,
+        prefix: str = "auto",
+        init_loc_fn: Callable[..., Any] = init_to_median,
+        encode: Iterable[str] | None = None,
+        create_plates: Callable[..., Any] | None = None,
+    ) -> None:
+        super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn, create_plates=create_plates)
+        self.family = Family() if family is None else family
+        self.encode = None if encode is None else tuple(encode)
+        self._plan: GuidePlan | None = None
+        self._plans: dict[Any, GuidePlan] = {}
+        self._weights: dict[str, np.ndarray] = {}
+        self._arguments: tuple[Any, Any] | None = None
+        self._observed: dict[str, Array] = {}
+        self._absent: dict[str, str] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
+        return self._sampled(args, kwargs, whole=False)[0]
+
+    def sample_posterior(
+        self,
+        rng_key: Array,
+        params: Mapping[str, Array],
+        *args: Any,
+        sample_shape: tuple[int, ...] = (),
+        **kwargs: Any,
+    ) -> dict[str, Array]:
+        """Draws of the latents of the whole model, with its deterministic sites.
+
+        Args:
+            rng_key: a key.
+            params: the guide's params.
+            args: the model's arguments; those of the first call if there are none.
+            sample_shape: leading axes of the draws.
+            kwargs: the model's named arguments.
+
+        Returns:
+            `{site: [*sample_shape, *shape of the site with its plates whole]}`.
+        """
+        args, kwargs = self._given(args, kwargs)
+        self._check_params(params)
+
+        def one(key: Array) -> dict[str, Array]:
+            with handlers.block(), handlers.seed(rng_seed=key), handlers.substitute(data=params):
+                values, known = self._sampled(args, kwargs, whole=True)
+            trace = run(self.model, args, kwargs, {**known, **params, **values})
+            fixed = {n: s["value"] for n, s in trace.items() if s["type"] == "deterministic"}
+            return {**values, **fixed}
+
+        if not sample_shape:
+            return dict(jax.jit(one)(rng_key))
+        draws = jax.jit(jax.vmap(one))(jax.random.split(rng_key, prod(sample_shape)))
+        return {n: jnp.reshape(x, (*sample_shape, *x.shape[1:])) for n, x in draws.items()}
+
+    def quantiles(
+        self, params: Mapping[str, Array], quantiles: Any, *args: Any, **kwargs: Any
+    ) -> dict[str, Array]:
+        """Quantiles of each site over 2000 draws of a fixed key, `{site: [quantiles, *shape]}`."""
+        key = jax.random.key(QUANTILE_SEED)
+        draws = self.sample_posterior(key, params, *args, sample_shape=(QUANTILE_DRAWS,), **kwargs)
+        levels = jnp.asarray(quantiles, dtype=float)
+        return {name: jnp.quantile(value, levels, axis=0) for name, value in draws.items()}
+
+    def median(self, params: Mapping[str, Array], *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """Median of each site over 2000 draws of a fixed key."""
+        return self.quantiles(params, 0.5, *args, **kwargs)
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        first = run(self.model, args, kwargs, {})
+        enumerated = _enumerated(first)
+        model = self.model
+        if enumerated:
+            seeded = handlers.seed(model, rng_seed=0)
+            self.model = handlers.block(seeded, hide_fn=lambda s: s["name"] in enumerated)
+        try:
+            super()._setup_prototype(*args, **kwargs)
+        finally:
+            self.model = model
+        latents = [n for n, s in self.prototype_trace.items() if _is_latent(s)]
+        if not latents:
+            self.prototype_trace = None
+            raise RuntimeError(
+                f"{type(self).__name__} found no latent variables; Use an empty guide instead"
+            )
+        sites = first.items()
+        self._observed = {n: s["value"] for n, s in sites if _is_observed(s)}
+        for name in self.encode or ():
+            if name not in self._observed:
+                self.prototype_trace = None
+                raise ValueError(
+                    f"AutoPAVI(encode=...): {name!r} is no observed site of the model; these are "
+                    f"{sorted(self._observed)}."
+                )
+        self._arguments = (args, dict(kwargs))
+        found = self._read(args, kwargs, {n: s["value"] for n, s in sites if s["type"] == "plate"})
+        warn_unread(found)
+        self._absent = found.unread
+        self._plan = self._lowered(found)
+        self._weights = initial_weights(self._plan, 0, str(_dtype()))
+        if self.init_loc_fn is not init_to_median:
+            with handlers.block():
+                self._start_at(self._postprocess_fn(self._init_locs), found)
+
+    def _start_at(self, values: Mapping[str, Array], found: Portable) -> None:
+        """Moves the guide's centre, for the latents on no plate, to values of theirs."""
+        plan, sites = self._lowered(found), found.reading.sites
+        rows = {
+            v.name: to_rows(jnp.asarray(values[v.name]), sites[v.name])[None]
+            for v in plan.graph.latents
+        }
+        for block in plan.blocks:
+            names = [n for n in self._weights if n.startswith(f"{block.name}/flow/")]
+            names = [n for n in names if n.endswith("reference_loc")]
+            if block.plates or not names:
+                continue
+            whitened, _ = to_whitened(plan, block, rows, _batch(found))
+            if not isinstance(whitened, jax.core.Tracer):
+                self._weights[names[0]] = np.asarray(whitened[0], self._weights[names[0]].dtype)
+
+    def _sampled(
+        self, args: Any, kwargs: Any, *, whole: bool
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The sites of one call, and the rows of each plate and the model's params behind them."""
+        stand_ins = self._stand_ins(args, kwargs)
+        trace = run(self.model, args, kwargs, stand_ins)
+        dims = {f.name: f.dim for s in trace.values() for f in s.get("cond_indep_stack", ())}
+        plates = self._opened(trace, dims, args, kwargs, whole=whole)
+        known: dict[str, Array] = {}
+        for name, plate in plates.items():
+            with plate as rows:
+                known[name] = rows
+        for name, site in trace.items():
+            if site["type"] == "param":
+                known[name] = numpyro.param(name, *site["args"], **site["kwargs"])
+        found = self._read(args, kwargs, known, stand_ins)
+        plan = self._lowered(found)
+        batch = _batch(found)
+        tables = {
+            b.name: initial_table(b.copies, b.table_width, _dtype())
+            for b in plan.blocks
+            if b.table_width
+        }
+        order = [n for n, s in self.prototype_trace.items() if _is_latent(s)]
+        layout = ModelLayout(dims, plates, found.reading.sites)
+        sites = GuideSites(layout, f"{self.prefix}_", order)
+        return sites.sample(plan, self._weights, tables, batch), known
+
+    def _opened(
+        self, trace: Mapping[str, Any], dims: Mapping[str, int], args: Any, kwargs: Any, whole: bool
+    ) -> dict[str, numpyro.plate]:
+        """The plates of one call: those of `create_plates`, and the model's others."""
+        plates: dict[str, numpyro.plate] = {}
+        if self.create_plates is not None and not whole:
+            made = self.create_plates(*args, **kwargs)
+            made = [made] if isinstance(made, numpyro.plate) else list(made)
+            plates = {plate.name: plate for plate in made}
+        for name, site in sorted(trace.items()):
+            if site["type"] == "plate" and name not in plates and name in dims:
+                size, part = site["args"]
+                plates[name] = numpyro.plate(name, size, None if whole else part, dim=dims[name])
+        return plates
+
+    def _read(
+        self,
+        args: Any,
+        kwargs: Any,
+        known: Mapping[str, Array],
+        stand_ins: Mapping[str, Array] | None = None,
+    ) -> Portable:
+        reading = read(self.model, args, kwargs, known, stand_ins)
+        if self.encode is not None:
+            for name in set(self._observed) - set(self.encode):
+                reading.sites.pop(name, None)
+                reading.parts.pop(name, None)
+        return portable(reading)
+
+    def _lowered(self, found: Portable) -> GuidePlan:
+        """The plan of one call, with the weights and the tables of the first one."""
+        rows = {plate: len(found.reading.indices[plate]) for plate in found.graph.plates}
+        batch = {p: n for p, n in rows.items() if n < found.sizes[p]}
+        key = (found.graph.fingerprint(), *sorted(found.sizes.items()), *sorted(batch.items()))
+        if key in self._plans:
+            return self._plans[key]
+        first = self._plan
+        # What a whole pass lowers to must have the weights of the steps that subsample.
+        drawn = batch if first is None else first.batch
+        plan = lower(found.graph, self.family, found.sizes, drawn, like=first)
+        if first is not None:
+            _check_same(first, plan)
+        self._plans[key] = plan
+        return plan
+
+    def _stand_ins(self, args: Any, kwargs: Any) -> dict[str, Array]:
+        """Values of the sites that were observed in the first call and are not in this one."""
+        trace = run(self.model, args, kwargs, {})
+        out: dict[str, Array] = {}
+        for name, value in self._observed.items():
+            site = trace.get(name)
+            if site is None or site["is_observed"]:
+                continue
+            part = any(
+                s["type"] == "plate" and s["value"].shape[0] < s["args"][0] for s in trace.values()
+            )
+            shape = site["fn"].shape()
+            if part or np.shape(value) != shape or isinstance(value, jax.core.Tracer):
+                raise ValueError(
+                    f"The site {name!r} has no observed value in this call, and its posterior is "
+                    f"one of its data. Draw with guide.sample_posterior(key, params, *args) on "
+                    f"arguments with data, and use Predictive(model, posterior_samples=...)."
+                )
+            out[name] = value
+        return out
+
+    def _given(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        if self.prototype_trace is None or self._arguments is None:
+            raise RuntimeError(
+                f"{type(self).__name__} has not seen its model yet. Call `svi.init(key, *args)` or "
+                f"the guide first."
+            )
+        if not args and not kwargs:
+            args, kwargs = self._arguments
+            if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((args, kwargs))):
+                raise ValueError("The first call was traced. Pass the model's arguments here.")
+        # A row index is traced from here on, and picks nothing of an array of NumPy's.
+        return jax.tree.map(_on_jax, (tuple(args), dict(kwargs)))
+
+    def _check_params(self, params: Mapping[str, Array]) -> None:
+        for name, weight in self._weights.items():
+            full = f"{self.prefix}_{name}"
+            if full not in params or np.shape(params[full]) != weight.shape:
+                given = np.shape(params[full]) if full in params else "none"
+                raise ValueError(
+                    f"The params are those of another guide: {full!r} has the shape {weight.shape} "
+                    f"here, given {given}. Pass svi.get_params(state) of this guide."
+                )
+
+
+def _on_jax(value: Any) -> Any:
+    return jnp.asarray(value) if isinstance(value, np.ndarray) else value
+
+
+def _dtype() -> Any:
+    """JAX's default floating dtype at present."""
+    return np.dtype(jnp.result_type(float))
+
+
+def _batch(found: Portable) -> Batch:
+    """The rows that one call sees."""
+    graph, reading = found.graph, found.reading
+    dtype = jnp.result_type(float)
+    masks: dict[str, Array] = {}
+    for observed in graph.observed:
+        name, site = observed.name, reading.sites[observed.name]
+        if name not in found.masks and site.scale == 1.0:
+            continue
+        event = observed.event[: len(observed.event) - graph.probe[name].event_rank]
+        rows = [len(reading.indices[p]) for p in observed.plates]
+        mask = jnp.asarray(found.masks[name]() if name in found.masks else 1.0, dtype)
+        mask = mask.reshape(mask.shape + (1,) * (len(rows) + len(event) - mask.ndim))
+        masks[name] = jnp.broadcast_to(mask, (*rows, *event)) * site.scale
+    members: dict[str, Array] = {}
+    for plate in graph.plates:
+        for owner in graph.owners(plate):
+            path = graph.path(plate, owner)
+            position = jnp.asarray(found.members[path[0], path[1]].value, jnp.int32)
+            for middle, above in pairwise(path[1:]):
+                position = jnp.asarray(found.members[middle, above].value, jnp.int32)[position]
+            members[f"{plate}/{owner}"] = position
+    sizes = found.sizes
+    counts = {p: len(reading.indices[p]) for p in graph.plates}
+    return Batch(
+        values={name: jnp.asarray(array(), dtype) for name, array in found.arrays.items()},
+        masks=masks,
+        members=members,
+        indices={p: jnp.asarray(reading.indices[p], jnp.int32) for p in graph.plates},
+        weights={p: jnp.full(counts[p], sizes[p] / counts[p], dtype) for p in graph.plates},
+    )
+
+
+def _check_same(first: GuidePlan, plan: GuidePlan) -> None:
+    """Raises where a plan has not the weights of the first one."""
+    for before, own in zip(first.blocks, plan.blocks, strict=True):
+        sites = [slot.name for slot in own.slots]
+        changed = [p for p in own.plates if plan.sizes[p] != first.sizes[p]]
+        if changed and (own.table_width or own.joint):
+            raise ValueError(
+                f"The plate {changed[0]!r} has the size {plan.sizes[changed[0]]}, and had "
+                f"{first.sizes[changed[0]]} when AutoPAVI was set up; the sites {sites} have "
+                f"weights for each of its elements. Use AutoPAVI(model, "
+                f"family=pavi.Family(encoding='encoder', joint_limit=0))."
+            )
+        if own.parameters != before.parameters or own.table_width != before.table_width:
+            raise ValueError(
+                f"The data below the sites {sites} are other ones than when AutoPAVI was set up. "
+                f"Call it with the same observed sites."
+            )
+
+
+def _is_latent(site: Mapping[str, Any]) -> bool:
+    return (
+        site["type"] == "sample" and not site["is_observed"] and not site["fn"].support.is_discrete
+    )
+
+
+def _is_observed(site: Mapping[str, Any]) -> bool:
+    return bool(site["type"] == "sample" and site["is_observed"])
+
+
+def _enumerated(trace: Mapping[str, Any]) -> set[str]:
+    """The discrete latents that an ELBO sums out.
+
+    Raises:
+        ValueError: a discrete latent is not marked to be.
+    """
+    out: set[str] = set()
+    for name, site in trace.items():
+        if site["type"] != "sample" or site["is_observed"] or not site["fn"].support.is_discrete:
+            continue
+        if site["infer"].get("enumerate") != "parallel":
+            raise ValueError(
+                f"AutoPAVI cannot handle the discrete latent site {name!r}. Sum it out by "
+                f"numpyro.contrib.funsor.config_enumerate(model) and TraceEnum_ELBO, or hide it "
+                f"from the guide by numpyro.handlers.block."
+            )
+        out.add(name)
+    return out

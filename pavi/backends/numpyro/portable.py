@@ -1,0 +1,246 @@
+"""A NumPyro model as a portable plate graph with its data."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from pavi import dist
+from pavi.backends.numpyro.axes import Axes, UnreadableError
+from pavi.backends.numpyro.emission import Covariates, Emitter, event_axes, event_of
+from pavi.backends.numpyro.specs import support_of
+from pavi.backends.numpyro.tracing import Known, Reading, Site, read, run
+from pavi.data import Data
+from pavi.errors import GraphError, PaviWarning
+from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph
+
+Array = Any
+Random = Latent | Observed
+
+
+@dataclass(frozen=True)
+class Portable:
+    """A graph, and how its data are found in one run of the model.
+
+    Attributes:
+        graph: the graph.
+        reading: the run.
+        arrays: the values of covariates and observed variables, `[*plates, *event]`.
+        members: positions of the owners, by plate and owner.
+        masks: which draws of the observed variables count.
+        unread: what could not be read, and why, by site.
+    """
+
+    graph: PlateGraph
+    reading: Reading
+    arrays: dict[str, Callable[[], Array]]
+    members: dict[tuple[str, str], Known]
+    masks: dict[str, Callable[[], Array]]
+    unread: dict[str, str]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Full sizes of the graph's plates."""
+        return {plate: self.reading.sizes[plate] for plate in self.graph.plates}
+
+
+def portable(reading: Reading, names: Mapping[str, Any] | None = None) -> Portable:
+    """The graph of a reading.
+
+    Args:
+        reading: the reading.
+        names: arrays to name covariates by.
+
+    Raises:
+        GraphError: it has no latents.
+    """
+    axes = Axes(reading)
+    plates = {plate for site in reading.sites.values() for plate, _ in site.plates}
+    covariates = Covariates(_namer(names or {}), {*reading.sites, *plates})
+    unread: dict[str, str] = {}
+    variables: dict[str, Random] = {}
+    for name, site in reading.sites.items():
+        if site.kind == "enumerated":
+            continue
+        try:
+            variables[name] = _variable(reading, axes, covariates, site)
+        except UnreadableError as error:
+            unread[name] = str(error)
+            if site.kind == "latent":
+                variables[name] = _unknown(site)
+    members = {pair: known for pair, known in axes.members.items() if known is not None}
+    graph = _graph(reading, members, covariates, variables, unread)
+    arrays = {c.name: covariates.arrays[c.name] for c in graph.covariates}
+    masks: dict[str, Callable[[], Array]] = {}
+    for observed in graph.observed:
+        site = reading.sites[observed.name]
+        arrays[observed.name] = _rows(reading.observed[observed.name], site)
+        if observed.name in reading.masks:
+            masks[observed.name] = _rows(reading.masks[observed.name], site)
+    kept = {
+        (plate, owner): known
+        for (plate, owner), known in members.items()
+        if plate in graph.plates and owner in graph.plates[plate].within
+    }
+    return Portable(graph, reading, arrays, kept, masks, unread)
+
+
+def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Data]:
+    """The graph and the data of a model; see `PlateGraph.from_numpyro`."""
+    plates = {n: s for n, s in run(model, args, kwargs, {}).items() if s["type"] == "plate"}
+    # A plate that the model subsamples is seen whole.
+    whole = {name: jax.numpy.arange(site["args"][0]) for name, site in plates.items()}
+    reading = read(model, args, kwargs, whole)
+    found = portable(reading, _arguments(model, args, kwargs))
+    enumerated = [n for n, site in reading.sites.items() if site.kind == "enumerated"]
+    if enumerated:
+        raise GraphError(
+            f"The site {enumerated[0]!r} is a discrete latent. Sum it out of the model, as "
+            f"MixtureSameFamily does, or use pavi.backends.numpyro.AutoPAVI with config_enumerate."
+        )
+    for name, why in found.unread.items():
+        site = reading.sites[name]
+        raise GraphError(
+            f"The site {name!r} on the plates {tuple(p for p, _ in site.plates)} is a "
+            f"{type(site.fn).__name__} that no plate graph can say: {why}. Write the graph by "
+            f"hand, or use pavi.backends.numpyro.AutoPAVI, which needs less."
+        )
+    values = {name: np.asarray(array()) for name, array in found.arrays.items()}
+    for name, mask in found.masks.items():
+        present = np.asarray(mask())
+        value = values[name].astype(np.result_type(values[name], np.float32))
+        present = present.reshape(present.shape + (1,) * (value.ndim - present.ndim))
+        values[name] = np.where(present, value, np.nan)
+    members: dict[str, dict[str, np.ndarray]] = {}
+    for (plate, owner), known in found.members.items():
+        members.setdefault(plate, {})[owner] = np.asarray(known.value)
+    return found.graph, Data(values, members, found.sizes)
+
+
+def _variable(reading: Reading, axes: Axes, covariates: Covariates, site: Site) -> Random:
+    parts = reading.parts[site.name]
+    if parts is None:
+        raise UnreadableError(f"pavi.dist has no counterpart of {type(site.fn).__name__}")
+    expression = Emitter(reading, axes, covariates, site).expression(parts)
+    kind = Latent if site.kind == "latent" else Observed
+    plain = expression if expression.parents else expression()
+    return kind(site.name, plain, plates=_plates(site), event=event_of(site))
+
+
+def _plates(site: Site) -> tuple[str, ...]:
+    return tuple(plate for plate, _ in site.plates)
+
+
+def _unknown(site: Site) -> Latent:
+    """A latent of which the support is known alone."""
+    support = support_of(site.fn.support)
+    if support is None:
+        raise GraphError(
+            f"The site {site.name!r} has the support {site.fn.support}, which pavi.dist has not, "
+            f"and its distribution cannot be read. Reparametrise it, as by "
+            f"numpyro.handlers.reparam, to a site on the real line."
+        )
+    return Latent(site.name, dist.Flat(support), plates=_plates(site), event=event_of(site))
+
+
+def _graph(
+    reading: Reading,
+    members: Mapping[tuple[str, str], Known],
+    covariates: Covariates,
+    variables: dict[str, Random],
+    unread: dict[str, str],
+) -> PlateGraph:
+    """The graph of the variables; one that does not fit is left out, or loses its parents."""
+    try:
+        return _built(members, covariates, list(variables.values()))
+    except GraphError:
+        accepted: list[Random] = []
+    for name, variable in variables.items():
+        try:
+            _built(members, covariates, [*accepted, variable])
+        except GraphError as error:
+            unread[name] = str(error)
+            if variable.kind == "observed":
+                continue
+            variable = _unknown(reading.sites[name])
+        accepted.append(variable)
+    return _built(members, covariates, accepted)
+
+
+def _built(
+    members: Mapping[tuple[str, str], Known], covariates: Covariates, variables: Sequence[Random]
+) -> PlateGraph:
+    used = {parent for variable in variables for parent in variable.parents}
+    known: list[Covariate] = [c for c in covariates.variables.values() if c.name in used]
+    plates: dict[str, None] = {}
+    for variable in (*variables, *known):
+        plates |= dict.fromkeys(variable.plates)
+    within = {plate: tuple(o for p, o in members if p == plate and o in plates) for plate in plates}
+    return PlateGraph([Plate(p, within=within[p]) for p in plates], [*known, *variables])
+
+
+def _rows(known: Known, site: Site) -> Callable[[], Array]:
+    """A site's array as `[*plates, *event]`."""
+    return lambda: to_rows(known.value, site)
+
+
+def to_rows(value: Array, site: Site) -> Array:
+    """`[*batch shape, *event]` (or without the event) as `[*plates, *event]`."""
+    rank = len(site.batch_shape)
+    inside = [rank + dim for _, dim in site.plates]
+    events = [a for a in event_axes(site) if a < np.ndim(value)]
+    rest = [a for a in range(np.ndim(value)) if a not in (*inside, *events)]
+    moved = value.transpose((*inside, *events, *rest))
+    return moved.reshape(moved.shape[: len(inside) + len(events)])
+
+
+def _arguments(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's arrays by the names of its arguments."""
+    try:
+        bound = inspect.signature(model).bind(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        bound = dict(kwargs)
+    arrays: dict[str, Any] = {}
+    for name, value in bound.items():
+        items = value.items() if isinstance(value, dict) else [(name, value)]
+        arrays |= {k: v for k, v in items if isinstance(k, str) and np.ndim(v) > 0}
+    return arrays
+
+
+def _namer(arrays: Mapping[str, Any]) -> Callable[[Known], str | None]:
+    """Names an array as the argument that it equals."""
+
+    def name(known: Known) -> str | None:
+        if not known.concrete:
+            return None
+        value = np.asarray(known.value)
+        for key, array in arrays.items():
+            if np.size(array) == value.size and np.allclose(np.ravel(array), value.ravel()):
+                return key if key.isidentifier() else None
+        return None
+
+    return name
+
+
+def warn_unread(found: Portable) -> None:
+    """Says what could not be read, and what it is taken for."""
+    for name, why in found.unread.items():
+        site = found.reading.sites[name]
+        lost = (
+            "it is given a prior of mean 0 and standard deviation 1 on the unconstrained scale in "
+            "the guide, and no parents"
+            if site.kind == "latent"
+            else "it is left out of the evidence that the guide's encoder sees"
+        )
+        warnings.warn(
+            f"AutoPAVI cannot read the distribution of the site {name!r} on the plates "
+            f"{_plates(site)}: {why}; {lost}. The model itself is unchanged.",
+            PaviWarning,
+            stacklevel=2,
+        )

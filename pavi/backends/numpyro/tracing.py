@@ -1,0 +1,367 @@
+"""A NumPyro model read from one run: its sites, and their parameters as a graph of array functions.
+
+Provenance is the data flow of a jaxpr whose inputs are the latents: what does not depend on them is
+known, and is evaluated only where it is asked for.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as npd
+from jax.extend.core import Literal
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.primitives import Messenger
+
+from pavi.backends.numpyro.specs import Parts, parts, stripped
+
+Array = Any
+Model = Callable[..., Any]
+
+# Functions of JAX's that are one step of an expression, and not the jaxpr inside of them.
+_WHOLE = ("softplus",)
+
+
+class Known:
+    """An array that depends on no latent; computed when it is first asked for.
+
+    Args:
+        shape: its shape.
+        compute: gives its value.
+        number: the one number that it repeats, if it does.
+        origin: tells how it was made; equal for arrays that were made alike.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        compute: Callable[[], Array],
+        number: Known | None = None,
+        origin: Callable[[], Any] | None = None,
+    ) -> None:
+        self.shape, self.number = tuple(shape), number
+        self._origin = origin
+        self._compute: Callable[[], Array] | None = compute
+        self._value: Array = None
+
+    @property
+    def value(self) -> Array:
+        if self._compute is not None:
+            self._value, self._compute = self._compute(), None
+        return self._value
+
+    @property
+    def origin(self) -> int:
+        """The same for arrays that are made in the same way of the same ones."""
+        return hash(self._origin()) if self._origin else id(self)
+
+    def then(self, shape: tuple[int, ...], name: Any, function: Callable[[Array], Array]) -> Known:
+        """A function of the array, on NumPy where its numbers are at hand."""
+
+        def compute() -> Array:
+            return function(np.asarray(self.value) if self.concrete else self.value)
+
+        return Known(shape, compute, origin=lambda: (name, self.origin))
+
+    @property
+    def concrete(self) -> bool:
+        """Whether its numbers are at hand, and not those of a program being traced."""
+        return not isinstance(self.value, jax.core.Tracer)
+
+
+@dataclass(eq=False)
+class Node:
+    """An array that depends on latents.
+
+    Attributes:
+        primitive: name of the function, or "latent".
+        inputs: its operands.
+        shape: its shape.
+        params: the function's fixed parameters.
+        site: the latent, where it is one.
+    """
+
+    primitive: str
+    inputs: tuple[Node | Known, ...]
+    shape: tuple[int, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    site: str = ""
+
+
+Value = Node | Known
+
+
+@dataclass(frozen=True)
+class Site:
+    """A sample site of the model.
+
+    Attributes:
+        name: its name.
+        fn: its distribution, as the model gave it; its arrays are of no use outside the trace.
+        plates: its plates, from the leftmost axis to the rightmost, with their axes (negative).
+        batch_shape: shape of the copies.
+        event_shape: shape of one draw.
+        kind: "latent", "observed" or "enumerated".
+        scale: factor of its log density other than its plates'.
+    """
+
+    name: str
+    fn: npd.Distribution
+    plates: tuple[tuple[str, int], ...]
+    batch_shape: tuple[int, ...]
+    event_shape: tuple[int, ...]
+    kind: str
+    scale: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one run of a model tells.
+
+    Attributes:
+        sites: the sample sites, in the order of the run.
+        sizes: full size of each plate.
+        indices: the rows of each plate that the run saw.
+        parts: what the spec of each site is made of, its arrays being values of the graph, at
+            `[*batch shape, *event]` with the event axes of a parameter; None where there is none.
+        observed: the values of the observed sites.
+        masks: which of their draws count, `[*batch shape]`.
+    """
+
+    sites: dict[str, Site]
+    sizes: dict[str, int]
+    indices: dict[str, Array]
+    parts: dict[str, Parts | None]
+    observed: dict[str, Known]
+    masks: dict[str, Known]
+
+
+class Placeholders(Messenger):  # type: ignore[misc]
+    """Gives latents a value of their support, and plates their first rows, without drawing."""
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["value"] is not None or msg["type"] not in ("sample", "plate"):
+            return
+        if msg["type"] == "plate":
+            size, part = msg["args"]
+            msg["value"] = jnp.arange(size if part is None else part)
+            return
+        fn, shape = msg["fn"], msg["kwargs"].get("sample_shape", ())
+        if msg["is_observed"] or fn.support.is_discrete:
+            return
+        try:
+            transform = biject_to(fn.support)
+        except NotImplementedError:
+            return
+        free = transform.inverse_shape((*shape, *fn.shape()))
+        msg["value"] = transform(jnp.zeros(free, jnp.result_type(float)))
+
+
+def run(
+    model: Model, args: Sequence[Any], kwargs: Mapping[str, Any], data: Mapping[str, Any]
+) -> Any:
+    """The trace of one run with some sites' values, hidden from whoever else listens."""
+    with handlers.block(), warnings.catch_warnings():
+        # Plates are given other rows than they ask for where the whole of them is wanted.
+        warnings.filterwarnings("ignore", "subsample_size does not match")
+        filled = handlers.substitute(
+            Placeholders(handlers.seed(model, rng_seed=0)), data=dict(data)
+        )
+        return handlers.trace(filled).get_trace(*args, **kwargs)
+
+
+def read(
+    model: Model,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
+    observed: Mapping[str, Any] | None = None,
+) -> Reading:
+    """Reads a model from its runs on these arguments.
+
+    Args:
+        model: the model.
+        args: its arguments.
+        kwargs: its named arguments.
+        data: values of plates (their indices) and of params, by site.
+        observed: values of sites that stand for observed ones, where the arguments leave them out.
+    """
+    given = {**(data or {}), **(observed or {})}
+    first = run(model, args, kwargs, given)
+    sites: dict[str, Site] = {}
+    for name, site in first.items():
+        if site["type"] == "sample":
+            sites[name] = _site(site, first, name in (observed or {}))
+    given |= {n: s["value"] for n, s in first.items() if s["type"] in ("param", "mutable")}
+    free = {n: first[n]["value"] for n, s in sites.items() if s.kind != "observed"}
+    layout: dict[str, tuple[Any, ...]] = {}
+
+    def outputs(values: dict[str, Array]) -> dict[str, dict[str, Array]]:
+        trace = run(model, args, kwargs, {**given, **values})
+        out: dict[str, dict[str, Array]] = {}
+        for name, site in sites.items():
+            fn, masks = stripped(trace[name]["fn"])
+            made = parts(fn)
+            own: dict[str, Array] = {}
+            if made is not None:
+                event = len(fn.event_shape)
+                full = (*site.batch_shape, *site.event_shape)
+                lead = full[: len(full) - event]
+                for key, (value, rank) in made.parameters.items():
+                    own[key] = _to_full(value, lead, rank)
+            layout[name] = (made, event if made is not None else 0)
+            if site.kind == "observed":
+                own[" value"] = jnp.asarray(trace[name]["value"])
+                for mask in masks:
+                    own[" mask"] = own.get(" mask", True) & jnp.broadcast_to(mask, site.batch_shape)
+            out[name] = own
+        return out
+
+    closed, shapes = jax.make_jaxpr(outputs, return_shape=True)(free)
+    leaves = [
+        Node("latent", (), jnp.shape(value), site=name) for name, value in sorted(free.items())
+    ]
+    known = [_known(const) for const in closed.consts]
+    values = iter(_flattened(closed.jaxpr, known, leaves))
+    found = jax.tree.unflatten(jax.tree.structure(shapes), list(values))
+    result: dict[str, Parts | None] = {}
+    for name, (made, _) in layout.items():
+        if made is not None:
+            arrays = {k: (found[name][k], rank) for k, (_, rank) in made.parameters.items()}
+            made = Parts(made.kind, arrays, made.settings)
+        result[name] = made
+    plates = {n: s for n, s in first.items() if s["type"] == "plate"}
+    return Reading(
+        sites,
+        {name: int(site["args"][0]) for name, site in plates.items()},
+        {name: site["value"] for name, site in plates.items()},
+        result,
+        {n: found[n][" value"] for n, s in sites.items() if s.kind == "observed"},
+        {n: own[" mask"] for n, own in found.items() if " mask" in own},
+    )
+
+
+def _site(site: Mapping[str, Any], trace: Mapping[str, Any], stands: bool) -> Site:
+    fn = site["fn"]
+    frames = sorted(site["cond_indep_stack"], key=lambda frame: frame.dim)
+    subsampled = 1.0
+    for frame in frames:
+        plate = trace.get(frame.name)
+        if plate is not None and plate["args"][0] != frame.size:
+            subsampled *= plate["args"][0] / frame.size
+    kind = "observed" if site["is_observed"] or stands else "latent"
+    if kind == "latent" and fn.support.is_discrete:
+        kind = "enumerated"
+    scale = site["scale"]
+    known = scale is not None and not isinstance(scale, jax.core.Tracer) and np.ndim(scale) == 0
+    return Site(
+        site["name"],
+        fn,
+        tuple((frame.name, frame.dim) for frame in frames),
+        tuple(fn.batch_shape),
+        tuple(fn.event_shape),
+        kind,
+        float(scale) / subsampled if known else 1.0,
+    )
+
+
+def _to_full(value: Array, lead: tuple[int, ...], rank: int) -> Array:
+    """A parameter at every copy, `[*lead (size or 1), *its own axes]`."""
+    value = jnp.asarray(value)
+    return jnp.reshape(value, ((1,) * (len(lead) + rank - value.ndim) + value.shape))
+
+
+def _known(value: Any) -> Known:
+    return Known(np.shape(value), lambda: value, origin=lambda: _identity(value))
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, jax.core.Tracer):
+        return id(value)
+    array = np.asarray(value)
+    return (array.shape, array.tobytes())
+
+
+def _flattened(jaxpr: Any, consts: Sequence[Value], inputs: Sequence[Value]) -> list[Value]:
+    """The values of a jaxpr's outputs, the jaxprs inside of it taken apart too."""
+    env: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
+    env |= dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def at(atom: Any) -> Value:
+        return _known(atom.val) if isinstance(atom, Literal) else env[atom]
+
+    for eqn in jaxpr.eqns:
+        given = [at(atom) for atom in eqn.invars]
+        inner = _inner(eqn)
+        if all(isinstance(value, Known) for value in given):
+            env |= dict(zip(eqn.outvars, _evaluated(eqn, given), strict=True))
+        elif inner is not None:
+            consts_of = [_known(c) for c in getattr(inner, "consts", ())]
+            body = getattr(inner, "jaxpr", inner)
+            env |= dict(zip(eqn.outvars, _flattened(body, consts_of, given), strict=True))
+        elif eqn.primitive.name == "pad" and given[0].shape == tuple(eqn.outvars[0].aval.shape):
+            env[eqn.outvars[0]] = given[0]  # nothing is added, as in jnp.diag
+        else:
+            name = eqn.params["name"] if eqn.primitive.name == "jit" else eqn.primitive.name
+            for i, var in enumerate(eqn.outvars):
+                label = name if len(eqn.outvars) == 1 else f"{name}[{i}]"
+                env[var] = Node(label, tuple(given), tuple(var.aval.shape), eqn.params)
+    return [at(atom) for atom in jaxpr.outvars]
+
+
+def _inner(eqn: Any) -> Any:
+    """The jaxpr inside of a call; None for a function to be taken as a whole."""
+    if eqn.primitive.name in ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint"):
+        return None if eqn.params.get("name") in _WHOLE else eqn.params.get("jaxpr")
+    if eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call"):
+        return eqn.params.get("call_jaxpr")
+    return None
+
+
+def _bound(eqn: Any, values: Sequence[Array]) -> list[Array]:
+    # Older versions of JAX take functions apart here, newer ones do not.
+    found = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = found if isinstance(found, tuple) else ((), found)
+    out = eqn.primitive.bind(*functions, *values, **params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def _evaluated(eqn: Any, given: Sequence[Value]) -> list[Known]:
+    """The outputs of a function of known arrays, evaluated together when one is asked for."""
+    done: list[Array] = []
+
+    def compute() -> list[Array]:
+        if not done:
+            values = [value.value for value in given if isinstance(value, Known)]
+            if any(isinstance(value, jax.core.Tracer) for value in values):
+                done.extend(_bound(eqn, values))
+            else:
+                with jax.ensure_compile_time_eval():
+                    done.extend(_bound(eqn, values))
+        return done
+
+    def pick(i: int) -> Callable[[], Array]:
+        return lambda: compute()[i]
+
+    number = None
+    if eqn.primitive.name == "broadcast_in_dim" and isinstance(given[0], Known):
+        number = given[0] if prod(given[0].shape) == 1 else given[0].number
+    origins = [value for value in given if isinstance(value, Known)]
+
+    def made(i: int) -> Callable[[], Any]:
+        return lambda: (
+            i,
+            eqn.primitive.name,
+            *sorted((k, str(v)) for k, v in eqn.params.items()),
+            *(value.origin for value in origins),
+        )
+
+    return [Known(v.aval.shape, pick(i), number, made(i)) for i, v in enumerate(eqn.outvars)]
