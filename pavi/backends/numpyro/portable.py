@@ -101,8 +101,9 @@ def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Dat
     enumerated = [n for n, site in reading.sites.items() if site.kind == "enumerated"]
     if enumerated:
         raise GraphError(
-            f"The site {reading.sites[enumerated[0]].site!r} is a discrete latent. Sum it out of the model, as "
-            f"MixtureSameFamily does, or use pavi.backends.numpyro.AutoPAVI with config_enumerate."
+            f"The site {reading.sites[enumerated[0]].site!r} is a discrete latent. Sum it out of "
+            f"the model, as MixtureSameFamily does, or use pavi.backends.numpyro.AutoPAVI with "
+            f"config_enumerate."
         )
     for name, why in found.unread.items():
         site = reading.sites[name]
