@@ -77,7 +77,6 @@ class AutoPAVI(AutoGuide):
         self._weights: dict[str, np.ndarray] = {}
         self._arguments: tuple[Any, Any] | None = None
         self._observed: dict[str, Array] = {}
-        self._absent: dict[str, str] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         if self.prototype_trace is None:
@@ -161,7 +160,6 @@ class AutoPAVI(AutoGuide):
         self._arguments = (args, dict(kwargs))
         found = self._read(args, kwargs, {n: s["value"] for n, s in sites if s["type"] == "plate"})
         warn_unread(found)
-        self._absent = found.unread
         self._plan = self._lowered(found)
         self._weights = initial_weights(self._plan, 0, str(default_dtype()))
         if self.init_loc_fn is not init_to_median:

@@ -105,6 +105,13 @@ def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Dat
             f"the model, as MixtureSameFamily does, or use pavi.backends.numpyro.AutoPAVI with "
             f"config_enumerate."
         )
+    for site in reading.sites.values():
+        if site.scale != 1.0:
+            raise GraphError(
+                f"The log density of the site {site.site!r} is scaled by {site.scale:.6g}, which "
+                f"no plate graph can say. Take handlers.scale off the model, or use "
+                f"pavi.backends.numpyro.AutoPAVI."
+            )
     for name, why in found.unread.items():
         site = reading.sites[name]
         raise GraphError(

@@ -275,6 +275,7 @@ def _site(site: Mapping[str, Any], trace: Mapping[str, Any], stands: bool) -> Si
         kind = "enumerated"
     scale = site["scale"]
     known = scale is not None and not isinstance(scale, jax.core.Tracer) and np.ndim(scale) == 0
+    factor = float(scale) / subsampled if known else 1.0
     return Site(
         identifier(site["name"]),
         site["name"],
@@ -283,7 +284,7 @@ def _site(site: Mapping[str, Any], trace: Mapping[str, Any], stands: bool) -> Si
         tuple(fn.batch_shape),
         tuple(fn.event_shape),
         kind,
-        float(scale) / subsampled if known else 1.0,
+        1.0 if abs(factor - 1.0) < 1e-9 else factor,
     )
 
 
