@@ -267,3 +267,16 @@ def test_start_is_where_it_is_told() -> None:
     params = svi.get_params(svi.init(jax.random.key(0), EFFECTS))
     draws = guide.sample_posterior(jax.random.key(1), params, sample_shape=(200,))
     assert abs(float(draws["mu"].mean()) - 7.0) < 0.2
+
+
+def test_enumerated_sites_are_left_to_the_elbo() -> None:
+    def model(y: Any) -> None:
+        mean = numpyro.sample("mean", npd.Normal(0.0, 1.0).expand([2]).to_event(1))
+        with numpyro.plate("n", 4):
+            kind = numpyro.sample("kind", npd.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            numpyro.sample("y", npd.Normal(mean[kind], 1.0), obs=y)
+
+    guide = handlers.seed(AutoPAVI(model, family=PLAIN), jax.random.key(0))
+    with pytest.warns(PaviWarning, match="site 'y' .* left out of the evidence"):
+        sites = guide(jnp.arange(4.0))
+    assert {name: value.shape for name, value in sites.items()} == {"mean": (2,)}
