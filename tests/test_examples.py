@@ -63,6 +63,19 @@ def test_radon_uranium_belongs_to_the_county() -> None:
         assert np.ptp(homes["log_uppm"][homes["county"] == county]) == 0
 
 
+def test_numpyro_project_has_three_levels() -> None:
+    pytest.importorskip("numpyro")
+    import pavi
+
+    functions = example("numpyro_project")
+    scores = functions["simulate"](schools=5, classes=2, pupils=3, seed=0)
+    graph, data = pavi.PlateGraph.from_numpyro(functions["model"], scores, 2)
+    assert graph.variables["class_"].plates == ("schools", "classes")
+    assert data.bind(graph).sizes == {"schools": 5, "classes": 2, "pupils": 3}
+    draws = {site: np.zeros((2, 5, 2, 1)) for site in (*functions["GLOBALS"], "school")}
+    assert "school 2" in functions["table"]({"pavi": draws})
+
+
 def test_the_model_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     block = re.findall(

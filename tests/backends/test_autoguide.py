@@ -201,13 +201,12 @@ def test_supports_shapes_and_names_are_autonormals() -> None:
         numpyro.sample("flat", npd.ImproperUniform(npd.constraints.positive, (), (2,)))
         cut = npd.ImproperUniform(npd.constraints.ordered_vector, (), (3,))
         numpyro.sample("cut", cut)
-        low = numpyro.sample("low", npd.Uniform(-3.0, -1.0))
+        low = numpyro.sample("layer.low", npd.Uniform(-3.0, -1.0))
         with numpyro.plate("outer", 3, dim=-2):
             share = numpyro.sample("share", npd.Dirichlet(jnp.ones(4)))
             with numpyro.plate("inner", 2, dim=-1):
                 numpyro.sample("between", npd.Uniform(low, 1.0))
-                numpyro.sample("vector", npd.Beta(2.0, 2.0).expand([5]).to_event(1))
-        numpyro.sample("y", npd.Normal(share.sum(), 1.0), obs=y)
+        numpyro.sample("y", npd.Normal(share[..., 0].sum(), 1.0), obs=y)
 
     guide, stock = AutoPAVI(model, family=PLAIN), AutoNormal(model)
     shapes = []
@@ -218,7 +217,7 @@ def test_supports_shapes_and_names_are_autonormals() -> None:
             params = svi.get_params(svi.init(jax.random.key(0), 1.0))
         draws = own.sample_posterior(jax.random.key(1), params, sample_shape=(4,))
         shapes.append({name: value.shape for name, value in draws.items()})
-        assert np.all(draws["between"] > draws["low"].reshape(4, 1, 1))
+        assert np.all(draws["between"] > draws["layer.low"].reshape(4, 1, 1))
     assert shapes[0] == shapes[1]
 
 
@@ -268,3 +267,16 @@ def test_start_is_where_it_is_told() -> None:
     params = svi.get_params(svi.init(jax.random.key(0), EFFECTS))
     draws = guide.sample_posterior(jax.random.key(1), params, sample_shape=(200,))
     assert abs(float(draws["mu"].mean()) - 7.0) < 0.2
+
+
+def test_enumerated_sites_are_left_to_the_elbo() -> None:
+    def model(y: Any) -> None:
+        mean = numpyro.sample("mean", npd.Normal(0.0, 1.0).expand([2]).to_event(1))
+        with numpyro.plate("n", 4):
+            kind = numpyro.sample("kind", npd.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            numpyro.sample("y", npd.Normal(mean[kind], 1.0), obs=y)
+
+    guide = handlers.seed(AutoPAVI(model, family=PLAIN), jax.random.key(0))
+    with pytest.warns(PaviWarning, match="site 'y' .* left out of the evidence"):
+        sites = guide(jnp.arange(4.0))
+    assert {name: value.shape for name, value in sites.items()} == {"mean": (2,)}

@@ -170,6 +170,18 @@ def test_density_is_the_models(name: str) -> None:
         np.testing.assert_allclose(term[0], wanted[site], rtol=1e-4, atol=1e-4, err_msg=site)
 
 
+def test_what_no_graph_can_say_is_an_error() -> None:
+    def sorted_effects(y: Any) -> None:
+        a = numpyro.sample("a", npd.Normal(0.0, 1.0).expand([3]).to_event(1))
+        numpyro.sample("b", npd.Normal(jnp.sort(a)[0], 1.0))
+        numpyro.sample("y", npd.Normal(0.0, 1.0), obs=y)
+
+    with pytest.raises(pavi.GraphError, match=r"site 'b' .* 'sort"):
+        pavi.PlateGraph.from_numpyro(sorted_effects, 1.0)
+    with pytest.raises(pavi.GraphError, match=r"site '\w+' is scaled by 2"):
+        pavi.PlateGraph.from_numpyro(handlers.scale(by_position, 2.0), Y)
+
+
 def test_memberships_and_names() -> None:
     graph, data = pavi.PlateGraph.from_numpyro(three_levels, STATE, COUNTY, Y)
     assert graph.plates["home"].within == ("state", "county")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -13,20 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-import numpyro.distributions as npd
 from numpyro import handlers
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.initialization import init_to_median
 
-from pavi.backends.numpyro.emission import event_axes
+from pavi.backends.numpyro.calls import ModelLayout, batch_of, default_dtype
 from pavi.backends.numpyro.guide import GuideSites
-from pavi.backends.numpyro.model import Layout
 from pavi.backends.numpyro.portable import Portable, portable, to_rows, warn_unread
-from pavi.backends.numpyro.tracing import Site, read, run
-from pavi.batch import Batch
+from pavi.backends.numpyro.tracing import identifier, read, run
 from pavi.encoders import initial_table
 from pavi.family import Family
-from pavi.graph import PlateGraph
 from pavi.guide import initial_weights
 from pavi.lowering import lower
 from pavi.plan import GuidePlan
@@ -36,43 +29,6 @@ Array = Any
 
 # Draws behind medians and quantiles, and the seed of their noise.
 QUANTILE_DRAWS, QUANTILE_SEED = 2000, 0
-
-
-@dataclass(frozen=True)
-class ModelLayout(Layout):
-    """Where plates lie at the sites of somebody's model.
-
-    Attributes:
-        plates: the plates of one call, which scale and subsample.
-        sites: the model's sites.
-    """
-
-    plates: Mapping[str, numpyro.plate]
-    sites: Mapping[str, Site]
-
-    @contextmanager
-    def rows(self, plates: Sequence[str], batch: Batch) -> Any:
-        """Opens the plates of a site."""
-        with ExitStack() as stack:
-            for plate in plates:
-                stack.enter_context(self.plates[plate])
-            yield
-
-    def delta(self, graph: PlateGraph, name: str, value: Array, density: Array) -> npd.Delta:
-        """A site as the model has it: `value` is `[*plates, *event]`, `density` `[*plates]`."""
-        site = self.sites[name]
-        rank = len(site.batch_shape)
-        inside = [rank + dim for _, dim in site.plates]
-        order = [*inside, *event_axes(site)]
-        full = jnp.transpose(value, np.argsort(order).tolist()).reshape(
-            site.batch_shape + site.event_shape
-        )
-        copies = [s if a in inside else 1 for a, s in enumerate(site.batch_shape)]
-        per_copy = jnp.transpose(density, np.argsort(inside).tolist()).reshape(copies)
-        # An axis of copies that is no plate's has the density in equal parts.
-        share = per_copy * (prod(copies) / prod(site.batch_shape))
-        log_density = jnp.broadcast_to(share, site.batch_shape)
-        return npd.Delta(full, log_density=log_density, event_dim=len(site.event_shape))
 
 
 class AutoPAVI(AutoGuide):
@@ -121,7 +77,6 @@ class AutoPAVI(AutoGuide):
         self._weights: dict[str, np.ndarray] = {}
         self._arguments: tuple[Any, Any] | None = None
         self._observed: dict[str, Array] = {}
-        self._absent: dict[str, str] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         if self.prototype_trace is None:
@@ -205,9 +160,8 @@ class AutoPAVI(AutoGuide):
         self._arguments = (args, dict(kwargs))
         found = self._read(args, kwargs, {n: s["value"] for n, s in sites if s["type"] == "plate"})
         warn_unread(found)
-        self._absent = found.unread
         self._plan = self._lowered(found)
-        self._weights = initial_weights(self._plan, 0, str(_dtype()))
+        self._weights = initial_weights(self._plan, 0, str(default_dtype()))
         if self.init_loc_fn is not init_to_median:
             with handlers.block():
                 self._start_at(self._postprocess_fn(self._init_locs), found)
@@ -216,7 +170,7 @@ class AutoPAVI(AutoGuide):
         """Moves the guide's centre, for the latents on no plate, to values of theirs."""
         plan, sites = self._lowered(found), found.reading.sites
         rows = {
-            v.name: to_rows(jnp.asarray(values[v.name]), sites[v.name])[None]
+            v.name: to_rows(jnp.asarray(values[sites[v.name].site]), sites[v.name])[None]
             for v in plan.graph.latents
         }
         for block in plan.blocks:
@@ -224,7 +178,7 @@ class AutoPAVI(AutoGuide):
             names = [n for n in names if n.endswith("reference_loc")]
             if block.plates or not names:
                 continue
-            whitened, _ = to_whitened(plan, block, rows, _batch(found))
+            whitened, _ = to_whitened(plan, block, rows, batch_of(found))
             if not isinstance(whitened, jax.core.Tracer):
                 self._weights[names[0]] = np.asarray(whitened[0], self._weights[names[0]].dtype)
 
@@ -245,14 +199,16 @@ class AutoPAVI(AutoGuide):
                 known[name] = numpyro.param(name, *site["args"], **site["kwargs"])
         found = self._read(args, kwargs, known, stand_ins)
         plan = self._lowered(found)
-        batch = _batch(found)
+        batch = batch_of(found)
         tables = {
-            b.name: initial_table(b.copies, b.table_width, _dtype())
+            b.name: initial_table(b.copies, b.table_width, default_dtype())
             for b in plan.blocks
             if b.table_width
         }
-        order = [n for n, s in self.prototype_trace.items() if _is_latent(s)]
-        layout = ModelLayout(dims, plates, found.reading.sites)
+        order = [identifier(n) for n, s in self.prototype_trace.items() if _is_latent(s)]
+        plain_dims = {identifier(name): dim for name, dim in dims.items()}
+        plain_plates = {identifier(name): plate for name, plate in plates.items()}
+        layout = ModelLayout(plain_dims, plain_plates, found.reading.sites)
         sites = GuideSites(layout, f"{self.prefix}_", order)
         return sites.sample(plan, self._weights, tables, batch), known
 
@@ -281,8 +237,8 @@ class AutoPAVI(AutoGuide):
         reading = read(self.model, args, kwargs, known, stand_ins)
         if self.encode is not None:
             for name in set(self._observed) - set(self.encode):
-                reading.sites.pop(name, None)
-                reading.parts.pop(name, None)
+                reading.sites.pop(identifier(name), None)
+                reading.parts.pop(identifier(name), None)
         return portable(reading)
 
     def _lowered(self, found: Portable) -> GuidePlan:
@@ -348,44 +304,6 @@ class AutoPAVI(AutoGuide):
 
 def _on_jax(value: Any) -> Any:
     return jnp.asarray(value) if isinstance(value, np.ndarray) else value
-
-
-def _dtype() -> Any:
-    """JAX's default floating dtype at present."""
-    return np.dtype(jnp.result_type(float))
-
-
-def _batch(found: Portable) -> Batch:
-    """The rows that one call sees."""
-    graph, reading = found.graph, found.reading
-    dtype = jnp.result_type(float)
-    masks: dict[str, Array] = {}
-    for observed in graph.observed:
-        name, site = observed.name, reading.sites[observed.name]
-        if name not in found.masks and site.scale == 1.0:
-            continue
-        event = observed.event[: len(observed.event) - graph.probe[name].event_rank]
-        rows = [len(reading.indices[p]) for p in observed.plates]
-        mask = jnp.asarray(found.masks[name]() if name in found.masks else 1.0, dtype)
-        mask = mask.reshape(mask.shape + (1,) * (len(rows) + len(event) - mask.ndim))
-        masks[name] = jnp.broadcast_to(mask, (*rows, *event)) * site.scale
-    members: dict[str, Array] = {}
-    for plate in graph.plates:
-        for owner in graph.owners(plate):
-            path = graph.path(plate, owner)
-            position = jnp.asarray(found.members[path[0], path[1]].value, jnp.int32)
-            for middle, above in pairwise(path[1:]):
-                position = jnp.asarray(found.members[middle, above].value, jnp.int32)[position]
-            members[f"{plate}/{owner}"] = position
-    sizes = found.sizes
-    counts = {p: len(reading.indices[p]) for p in graph.plates}
-    return Batch(
-        values={name: jnp.asarray(array(), dtype) for name, array in found.arrays.items()},
-        masks=masks,
-        members=members,
-        indices={p: jnp.asarray(reading.indices[p], jnp.int32) for p in graph.plates},
-        weights={p: jnp.full(counts[p], sizes[p] / counts[p], dtype) for p in graph.plates},
-    )
 
 
 def _check_same(first: GuidePlan, plan: GuidePlan) -> None:

@@ -109,7 +109,8 @@ class GuideSites:
             plates = plan.graph.variables[name].plates
             with layout.rows(plates, batch):
                 site = layout.delta(plan.graph, name, values[name][0], densities[name])
-                sites[name] = numpyro.sample(name, site)
+                called = layout.site(name)
+                sites[called] = numpyro.sample(called, site)
         return sites
 
 

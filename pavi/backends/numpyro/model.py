@@ -78,6 +78,10 @@ class Layout:
         moved = jnp.transpose(value, (*rest, *axes, *range(batch_rank, len(shape))))
         return jnp.reshape(moved, jnp.shape(moved)[len(rest) :])
 
+    def site(self, name: str) -> str:
+        """The name of a variable's site."""
+        return name
+
     def delta(self, graph: PlateGraph, name: str, value: Array, density: Array) -> npd.Delta:
         """A guide's site of a latent: values `[*plates, *event]`, part of log q `[*plates]`."""
         variable = graph.variables[name]

@@ -101,13 +101,21 @@ def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Dat
     enumerated = [n for n, site in reading.sites.items() if site.kind == "enumerated"]
     if enumerated:
         raise GraphError(
-            f"The site {enumerated[0]!r} is a discrete latent. Sum it out of the model, as "
-            f"MixtureSameFamily does, or use pavi.backends.numpyro.AutoPAVI with config_enumerate."
+            f"The site {reading.sites[enumerated[0]].site!r} is a discrete latent. Sum it out of "
+            f"the model, as MixtureSameFamily does, or use pavi.backends.numpyro.AutoPAVI with "
+            f"config_enumerate."
         )
+    for site in reading.sites.values():
+        if site.scale != 1.0:
+            raise GraphError(
+                f"The log density of the site {site.site!r} is scaled by {site.scale:.6g}, which "
+                f"no plate graph can say. Take handlers.scale off the model, or use "
+                f"pavi.backends.numpyro.AutoPAVI."
+            )
     for name, why in found.unread.items():
         site = reading.sites[name]
         raise GraphError(
-            f"The site {name!r} on the plates {tuple(p for p, _ in site.plates)} is a "
+            f"The site {site.site!r} on the plates {tuple(p for p, _ in site.plates)} is a "
             f"{type(site.fn).__name__} that no plate graph can say: {why}. Write the graph by "
             f"hand, or use pavi.backends.numpyro.AutoPAVI, which needs less."
         )
@@ -142,7 +150,7 @@ def _unknown(site: Site) -> Latent:
     support = support_of(site.fn.support)
     if support is None:
         raise GraphError(
-            f"The site {site.name!r} has the support {site.fn.support}, which pavi.dist has not, "
+            f"The site {site.site!r} has the support {site.fn.support}, which pavi.dist has not, "
             f"and its distribution cannot be read. Reparametrise it, as by "
             f"numpyro.handlers.reparam, to a site on the real line."
         )
@@ -239,7 +247,7 @@ def warn_unread(found: Portable) -> None:
             else "it is left out of the evidence that the guide's encoder sees"
         )
         warnings.warn(
-            f"AutoPAVI cannot read the distribution of the site {name!r} on the plates "
+            f"AutoPAVI cannot read the distribution of the site {site.site!r} on the plates "
             f"{_plates(site)}: {why}; {lost}. The model itself is unchanged.",
             PaviWarning,
             stacklevel=2,

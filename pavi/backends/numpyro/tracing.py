@@ -6,9 +6,11 @@ known, and is evaluated only where it is asked for.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from keyword import iskeyword
 from math import prod
 from typing import Any
 
@@ -22,6 +24,7 @@ from numpyro.distributions import biject_to
 from numpyro.primitives import Messenger
 
 from pavi.backends.numpyro.specs import Parts, parts, stripped
+from pavi.plates import GLOBALS
 
 Array = Any
 Model = Callable[..., Any]
@@ -104,7 +107,8 @@ class Site:
     """A sample site of the model.
 
     Attributes:
-        name: its name.
+        name: its name as an identifier, as the graph has it.
+        site: its name in the model.
         fn: its distribution, as the model gave it; its arrays are of no use outside the trace.
         plates: its plates, from the leftmost axis to the rightmost, with their axes (negative).
         batch_shape: shape of the copies.
@@ -114,6 +118,7 @@ class Site:
     """
 
     name: str
+    site: str
     fn: npd.Distribution
     plates: tuple[tuple[str, int], ...]
     batch_shape: tuple[int, ...]
@@ -142,6 +147,13 @@ class Reading:
     parts: dict[str, Parts | None]
     observed: dict[str, Known]
     masks: dict[str, Known]
+
+
+def identifier(name: str) -> str:
+    """The name of a site or a plate as a graph can have it: `layer.weight` as `layer_weight`."""
+    plain = re.sub(r"\W", "_", name)
+    plain = plain if plain.isidentifier() else f"_{plain}"
+    return f"{plain}_" if iskeyword(plain) or plain == GLOBALS else plain
 
 
 class Placeholders(Messenger):  # type: ignore[misc]
@@ -199,16 +211,16 @@ def read(
     sites: dict[str, Site] = {}
     for name, site in first.items():
         if site["type"] == "sample":
-            sites[name] = _site(site, first, name in (observed or {}))
+            sites[identifier(name)] = _site(site, first, name in (observed or {}))
     given |= {n: s["value"] for n, s in first.items() if s["type"] in ("param", "mutable")}
-    free = {n: first[n]["value"] for n, s in sites.items() if s.kind != "observed"}
+    free = {s.site: first[s.site]["value"] for s in sites.values() if s.kind != "observed"}
     layout: dict[str, tuple[Any, ...]] = {}
 
     def outputs(values: dict[str, Array]) -> dict[str, dict[str, Array]]:
         trace = run(model, args, kwargs, {**given, **values})
         out: dict[str, dict[str, Array]] = {}
         for name, site in sites.items():
-            fn, masks = stripped(trace[name]["fn"])
+            fn, masks = stripped(trace[site.site]["fn"])
             made = parts(fn)
             own: dict[str, Array] = {}
             if made is not None:
@@ -219,7 +231,7 @@ def read(
                     own[key] = _to_full(value, lead, rank)
             layout[name] = (made, event if made is not None else 0)
             if site.kind == "observed":
-                own[" value"] = jnp.asarray(trace[name]["value"])
+                own[" value"] = jnp.asarray(trace[site.site]["value"])
                 for mask in masks:
                     own[" mask"] = own.get(" mask", True) & jnp.broadcast_to(mask, site.batch_shape)
             out[name] = own
@@ -227,7 +239,8 @@ def read(
 
     closed, shapes = jax.make_jaxpr(outputs, return_shape=True)(free)
     leaves = [
-        Node("latent", (), jnp.shape(value), site=name) for name, value in sorted(free.items())
+        Node("latent", (), jnp.shape(value), site=identifier(name))
+        for name, value in sorted(free.items())
     ]
     known = [_known(const) for const in closed.consts]
     values = iter(_flattened(closed.jaxpr, known, leaves))
@@ -241,8 +254,8 @@ def read(
     plates = {n: s for n, s in first.items() if s["type"] == "plate"}
     return Reading(
         sites,
-        {name: int(site["args"][0]) for name, site in plates.items()},
-        {name: site["value"] for name, site in plates.items()},
+        {identifier(name): int(site["args"][0]) for name, site in plates.items()},
+        {identifier(name): site["value"] for name, site in plates.items()},
         result,
         {n: found[n][" value"] for n, s in sites.items() if s.kind == "observed"},
         {n: own[" mask"] for n, own in found.items() if " mask" in own},
@@ -262,14 +275,16 @@ def _site(site: Mapping[str, Any], trace: Mapping[str, Any], stands: bool) -> Si
         kind = "enumerated"
     scale = site["scale"]
     known = scale is not None and not isinstance(scale, jax.core.Tracer) and np.ndim(scale) == 0
+    factor = float(scale) / subsampled if known else 1.0
     return Site(
+        identifier(site["name"]),
         site["name"],
         fn,
-        tuple((frame.name, frame.dim) for frame in frames),
+        tuple((identifier(frame.name), frame.dim) for frame in frames),
         tuple(fn.batch_shape),
         tuple(fn.event_shape),
         kind,
-        float(scale) / subsampled if known else 1.0,
+        1.0 if abs(factor - 1.0) < 1e-9 else factor,
     )
 
 
