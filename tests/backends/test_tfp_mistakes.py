@@ -113,6 +113,14 @@ LIKELIHOODS: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
         lambda t: tfd.Normal(tf.gather(t, [3, 2, 1, 0], axis=-1), 1.0, name="y"),
         ("'y'", "takes elements of plate 'row'", "on plate 'row' itself"),
     ),
+    "slice of a plate": (
+        lambda t: tfd.Normal(t[..., ::-1], 1.0, name="y"),
+        ("'y'", "StridedSlice", "takes elements of plate 'row'"),
+    ),
+    "tile": (
+        lambda t: tfd.Normal(tf.tile(t, [2])[:4], 1.0, name="y"),
+        ("'y'", "Tile", "pavi cannot read"),
+    ),
     "reshape": (
         lambda t: tfd.Normal(tf.reshape(tf.reshape(t, [2, 2]) + 1.0, [4]), 1.0, name="y"),
         ("'y'", "Reshape", r"from \(4,\) to \(2, 2\)", "tf.newaxis"),

@@ -230,3 +230,57 @@ def contract(
         total = elementwise("multiply", total, other, where=where)
     summed = range(len(result), len(order))
     return reduce("sum", total, list(summed), False, where) if summed else total
+
+
+def joined(parts: Sequence[Symbol], d: int, where: str) -> Symbol:
+    """Arrays joined along dimension `d`, the others broadcast."""
+    shared = broadcast([_without(part, d) for part in parts], where)
+    size = sum(sizes(part)[d] for part in parts)
+    return Join((*shared[:d], Axis(size), *shared[d + 1 :]), tuple(parts), d, where)
+
+
+def _without(x: Symbol, d: int) -> Symbol:
+    return Symbol((*x.axes[:d], None, *x.axes[d + 1 :]))
+
+
+def sizes(x: Symbol) -> list[int]:
+    """The shape."""
+    return [1 if axis is None else axis.size for axis in x.axes]
+
+
+def broadcast_to(x: Symbol, shape: Sequence[int]) -> Symbol:
+    """The array repeated to a shape."""
+    missing = len(shape) - x.rank
+    sources: list[int | None] = [None] * missing + list(range(x.rank))
+    held = [None if s is None or x.axes[s] is None else s for s in sources]
+    new = tuple(
+        Axis(size) if s is None and size != 1 else None for s, size in zip(held, shape, strict=True)
+    )
+    return move(x, held, new)
+
+
+def picked(x: Symbol, d: int, position: int, where: str) -> Symbol:
+    """One entry of dimension `d`, which is dropped."""
+    kept = (*x.axes[:d], *x.axes[d + 1 :])
+    if x.axes[d] is None:
+        return move(x, [i for i in range(x.rank) if i != d])
+    return Pick(kept, x, d, position % sizes(x)[d], where)
+
+
+def sliced(x: Symbol, entries: Sequence[Any], where: str) -> Symbol:
+    """`x[entries]`, one dimension after the other."""
+    d = 0
+    for entry in entries:
+        if entry is None:
+            own: list[int | None] = list(range(x.rank))
+            x = move(x, [*own[:d], None, *own[d:]])
+        elif isinstance(entry, int):
+            x = picked(x, d, entry, where)
+            continue
+        else:
+            index = np.arange(sizes(x)[d])[entry]
+            if not np.array_equal(index, np.arange(sizes(x)[d])):
+                taken = fresh(index.shape)
+                x = Gather((*x.axes[:d], *taken, *x.axes[d + 1 :]), x, d, index, where)
+        d += 1
+    return x

@@ -6,8 +6,7 @@ computed, and is a constant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -251,13 +250,13 @@ class Tracer:
 
     def _band(self, op: Any, where: str) -> Symbol:
         x = self.symbol(op.inputs[0])
-        ones = tf.ones(_sizes(x)[-2:])
+        ones = tf.ones(axes.sizes(x)[-2:])
         mask = tf.linalg.band_part(ones, *(int(self._constant_input(op, i)) for i in (1, 2)))
         return axes.elementwise("multiply", x, axes.known(mask.numpy()), where=where)
 
     def _diagonal(self, op: Any, where: str) -> Symbol:
         x = self.symbol(op.inputs[0])
-        size = _sizes(x)[-1]
+        size = axes.sizes(x)[-1]
         if len(op.outputs[0].shape) != x.rank + 1 or op.outputs[0].shape[-2] != size:
             raise self._unknown(op)
         column = axes.move(x, [*range(x.rank), None])
@@ -274,8 +273,7 @@ class Tracer:
         return total
 
     def _reshape(self, op: Any, where: str) -> Symbol:
-        x = self.symbol(op.inputs[0])
-        return self._reshaped(x, op.outputs[0].shape, op)
+        return self._reshaped(self.symbol(op.inputs[0]), op.outputs[0].shape, op)
 
     def _reshaped(self, x: Symbol, shape: Any, op: Any) -> Symbol:
         """Dimensions of size 1 come and go; the others keep their order."""
@@ -297,12 +295,14 @@ class Tracer:
         return axes.move(x, [*sources[:place], None, *sources[place:]])
 
     def _transpose(self, op: Any, where: str) -> Symbol:
-        order = [int(d) for d in self._constant_input(op, 1)]
-        return axes.move(self.symbol(op.inputs[0]), order)
+        return axes.move(self.symbol(op.inputs[0]), self._constant_input(op, 1).tolist())
 
     def _broadcast(self, op: Any, where: str) -> Symbol:
-        x = self.symbol(op.inputs[0])
-        return _broadcast_to(x, _static(op.outputs[0].shape, where))
+        x, shape = self.symbol(op.inputs[0]), _static(op.outputs[0].shape, where)
+        pairs = zip(reversed(axes.sizes(x)), reversed(shape), strict=False)
+        if any(given not in (1, wanted) for given, wanted in pairs):
+            raise self._unknown(op)
+        return axes.broadcast_to(x, shape)
 
     def _strided_slice(self, op: Any, where: str) -> Symbol:
         x = self.symbol(op.inputs[0])
@@ -327,7 +327,7 @@ class Tracer:
         taken = sum(entry is not None and entry is not Ellipsis for entry in entries)
         place = entries.index(Ellipsis) if Ellipsis in entries else len(entries)
         filling = [slice(None)] * (x.rank - taken)
-        return _sliced(x, [*entries[:place], *filling, *entries[place + 1 :]], where)
+        return axes.sliced(x, [*entries[:place], *filling, *entries[place + 1 :]], where)
 
     def _gather(self, op: Any, where: str) -> Symbol:
         if op.get_attr("batch_dims"):
@@ -335,11 +335,11 @@ class Tracer:
         x, index = self.symbol(op.inputs[0]), self._constant_input(op, 1)
         d = int(self._constant_input(op, 2)) % x.rank
         if index.ndim == 0:
-            return _picked(x, d, int(index), where)
+            return axes.picked(x, d, int(index), where)
         if x.axes[d] is None:
-            return _broadcast_to(
+            return axes.broadcast_to(
                 axes.move(x, [*range(d), *[None] * index.ndim, *range(d + 1, x.rank)]),
-                _sizes(x)[:d] + list(index.shape) + _sizes(x)[d + 1 :],
+                axes.sizes(x)[:d] + list(index.shape) + axes.sizes(x)[d + 1 :],
             )
         flat = index.ravel()
         taken = axes.fresh(flat.shape)
@@ -349,7 +349,7 @@ class Tracer:
     def _concat(self, op: Any, where: str) -> Symbol:
         parts = [self.symbol(i) for i in op.inputs[:-1]]
         d = int(self._constant_input(op, len(op.inputs) - 1)) % parts[0].rank
-        return _joined(parts, d, where)
+        return axes.joined(parts, d, where)
 
     def _pack(self, op: Any, where: str) -> Symbol:
         rank = len(op.outputs[0].shape)
@@ -359,64 +359,13 @@ class Tracer:
             part = self.symbol(tensor)
             own: list[int | None] = list(range(part.rank))
             parts.append(axes.move(part, [*own[:d], None, *own[d:]]))
-        return _joined(parts, d, where)
-
-
-def _joined(parts: Sequence[Symbol], d: int, where: str) -> Symbol:
-    shared = axes.broadcast([_without(part, d) for part in parts], where)
-    size = sum(_sizes(part)[d] for part in parts)
-    return axes.Join((*shared[:d], axes.Axis(size), *shared[d + 1 :]), tuple(parts), d, where)
-
-
-def _without(x: Symbol, d: int) -> Symbol:
-    return Symbol((*x.axes[:d], None, *x.axes[d + 1 :]))
-
-
-def _sizes(x: Symbol) -> list[int]:
-    return [1 if axis is None else axis.size for axis in x.axes]
+        return axes.joined(parts, d, where)
 
 
 def _static(shape: Any, where: str) -> list[int]:
     if not shape.is_fully_defined():
         raise GraphError(f"{where}: its shape {shape} is not known before the model is run.")
     return [int(size) for size in shape]
-
-
-def _broadcast_to(x: Symbol, shape: Sequence[int]) -> Symbol:
-    missing = len(shape) - x.rank
-    sources: list[int | None] = [None] * missing + list(range(x.rank))
-    held = [None if s is None or x.axes[s] is None else s for s in sources]
-    new = tuple(
-        axes.Axis(size) if s is None and size != 1 else None
-        for s, size in zip(held, shape, strict=True)
-    )
-    return axes.move(x, held, new)
-
-
-def _picked(x: Symbol, d: int, position: int, where: str) -> Symbol:
-    kept = (*x.axes[:d], *x.axes[d + 1 :])
-    if x.axes[d] is None:
-        return axes.move(x, [i for i in range(x.rank) if i != d])
-    return axes.Pick(kept, x, d, position % _sizes(x)[d], where)
-
-
-def _sliced(x: Symbol, entries: Sequence[Any], where: str) -> Symbol:
-    """`x[entries]`, one dimension after the other."""
-    d = 0
-    for entry in entries:
-        if entry is None:
-            own: list[int | None] = list(range(x.rank))
-            x = axes.move(x, [*own[:d], None, *own[d:]])
-        elif isinstance(entry, int):
-            x = _picked(x, d, entry, where)
-            continue
-        else:
-            index = np.arange(_sizes(x)[d])[entry]
-            if len(index) != _sizes(x)[d] or prod(_sizes(x)) == 0:
-                taken = axes.fresh(index.shape)
-                x = axes.Gather((*x.axes[:d], *taken, *x.axes[d + 1 :]), x, d, index, where)
-        d += 1
-    return x
 
 
 def _letters(subscripts: str, rank: int) -> list[str]:
