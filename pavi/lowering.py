@@ -297,7 +297,7 @@ def _flow(
         rank="full" if dimension <= limit else "diagonal",
         initial_log_scale=0.0 if natural or not single else _INITIAL_LOG_SCALE,
     )
-    last = Identity(dimension) if placed else affine
+    last = Identity(dimension, seen) if placed else affine
     if flow == "none":
         return last
     layers: list[Bijector] = [

@@ -185,6 +185,8 @@ def test_a_joint_block_of_which_a_batch_sees_a_part_has_a_potential_of_its_own()
     # An affine map beside it could undo what it does.
     assert isinstance(student.flow, Chain)
     assert isinstance(student.flow.bijectors[-1], Identity)
+    plain = plan_of("crossed, rows", Family(flow="none"), {"lecturer": 2}).block("student")
+    assert plain.flow == Identity(plain.dimension, plain.context_size)
     assert "potential" not in dict(plan_of("crossed, rows").block("student").parameters)
 
 
