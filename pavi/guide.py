@@ -30,6 +30,7 @@ from pavi.encoders import (
     reference_shift,
     site_potential,
 )
+from pavi.model import weighted_sum
 from pavi.plan import BlockPlan, GuidePlan
 from pavi.potentials import natural_potential
 from pavi.prefixes import part_of, prefixed
@@ -212,12 +213,7 @@ def weighted_log_prob(plan: GuidePlan, draw: Draw, batch: Batch) -> Array:
     """Log q of each draw, each copy's term standing for N_i / N_i^r copies: `[S]`."""
     total: Array = 0.0
     for block in plan.blocks:
-        term = draw.log_prob[block.name]
-        weights = product(batch.weights, block.axes)
-        rank = len(ops.shape(term))
-        if weights is not None:
-            term = term * ops.expand_dims(weights, 0)
-        total = total + (ops.sum(term, axis=tuple(range(1, rank))) if rank > 1 else term)
+        total = total + weighted_sum(draw.log_prob[block.name], batch, block.axes)
     return total
 
 

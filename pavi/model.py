@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pavi import ops
@@ -92,12 +92,20 @@ def row_weights(
     return out * mask
 
 
-def log_terms(
+def pointwise_terms(
     graph: PlateGraph, log_prob: LogProb, values: Mapping[str, Array], batch: Batch
 ) -> dict[str, Array]:
-    """Weighted log density of each latent and observed variable, summed over the batch: `[S]`.
+    """Log density of every copy of each latent and observed variable, without weights.
 
-    L_r's model terms: (N_i / N_i^r) sum_n log p(theta_{i,n} | parents) (paper, eq. 8).
+    Args:
+        graph: the model.
+        log_prob: the backend's log density of a `dist` spec.
+        values: latents, `[S, *plates, *event]`.
+        batch: data of the batch.
+
+    Returns:
+        `{name: [S, *plates]}`, or `[1, *plates]` where no latent enters. What is missing of a copy
+        is left out of its term, which is 0 where all is; a row of padding has a term as well.
     """
     out: dict[str, Array] = {}
     for variable in (*graph.latents, *graph.observed):
@@ -108,12 +116,27 @@ def log_terms(
         else:
             value = observed_value(graph, name, batch, lead=1)
         term = log_prob(spec, value)
-        weights = row_weights(graph, name, batch)
-        rank, weighted = len(ops.shape(term)), 0 if weights is None else len(ops.shape(weights))
-        if rank > 1 + weighted:
-            # Axes that the weights do not vary along are summed first.
-            term = ops.sum(term, axis=tuple(range(1 + weighted, rank)))
-        if weights is not None:
-            term = ops.sum(term * ops.expand_dims(weights, 0), axis=tuple(range(1, 1 + weighted)))
-        out[name] = term
+        if name in batch.masks:
+            term = term * ops.expand_dims(batch.masks[name], 0)
+        event = tuple(range(1 + len(variable.plates), len(ops.shape(term))))
+        out[name] = ops.sum(term, axis=event) if event else term
     return out
+
+
+def log_terms(
+    graph: PlateGraph, log_prob: LogProb, values: Mapping[str, Array], batch: Batch
+) -> dict[str, Array]:
+    """Weighted log density of each latent and observed variable, summed over the batch: `[S]`.
+
+    L_r's model terms: (N_i / N_i^r) sum_n log p(theta_{i,n} | parents) (paper, eq. 8).
+    """
+    terms = pointwise_terms(graph, log_prob, values, batch)
+    return {n: weighted_sum(t, batch, graph.variables[n].plates) for n, t in terms.items()}
+
+
+def weighted_sum(term: Array, batch: Batch, plates: Sequence[str]) -> Array:
+    """Sum of `[S, *plates]`, each copy's term standing for N_i / N_i^r copies: `[S]`."""
+    weights = product(batch.weights, plates)
+    if weights is None:
+        return term
+    return ops.sum(term * ops.expand_dims(weights, 0), axis=tuple(range(1, 1 + len(plates))))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from pavi import guide, ops
 from pavi.batch import Batch
-from pavi.model import LogProb, log_terms
+from pavi.model import LogProb, log_terms, pointwise_terms
 from pavi.plan import GuidePlan
 
 Array = Any
@@ -59,6 +59,39 @@ def elbo_samples(
     for term in terms.values():
         log_p = log_p + term
     return log_p - log_q
+
+
+class Terms(NamedTuple):
+    """Draws of a guide, and the ELBO's terms at each before they are weighted and summed.
+
+    Attributes:
+        values: `{latent: [S, *plates, *event]}`.
+        log_p: log density of each copy given its parents, summed over the event; what is missing of
+            an observed one is left out; `{variable: [S, *plates]}`.
+        log_q: log density of each copy of a block given the earlier ones, `{block: [S, *axes]}`.
+    """
+
+    values: dict[str, Array]
+    log_p: dict[str, Array]
+    log_q: dict[str, Array]
+
+
+def terms(
+    plan: GuidePlan,
+    log_prob: LogProb,
+    params: Mapping[str, Array],
+    rows: Mapping[str, Array],
+    noise: Mapping[str, Array],
+    batch: Batch,
+) -> Terms:
+    """The terms of which `elbo_samples` is the weighted sum; same arguments."""
+    draw = guide.sample(plan, params, rows, noise, batch)
+    samples = ops.shape(next(iter(noise.values())))[0]
+    log_p = {
+        name: ops.broadcast_to(term, (samples, *ops.shape(term)[1:]))
+        for name, term in pointwise_terms(plan.graph, log_prob, draw.values, batch).items()
+    }
+    return Terms(draw.values, log_p, draw.log_prob)
 
 
 def base_noise(

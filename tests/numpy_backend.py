@@ -45,6 +45,13 @@ class NumpyFunctions:
     def elbo(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> np.ndarray:
         return np.asarray(objective.elbo_samples(self._plan, log_prob, weights, rows, noise, batch))
 
+    def terms(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> objective.Terms:
+        noise = {name: eps.astype(self._dtype) for name, eps in noise.items()}
+        found = objective.terms(self._plan, log_prob, weights, rows, noise, batch)
+        return objective.Terms(
+            *({name: v.astype(self._dtype) for name, v in part.items()} for part in found)
+        )
+
 
 class NumpyAdapter:
     """`backends.base.Adapter`, without training."""

@@ -9,7 +9,14 @@ from small_models import MODELS, bound, rng
 
 from pavi import Covariate, Data, Latent, Observed, Plate, PlateGraph, dist, ops
 from pavi.data import BoundData
-from pavi.model import aligned_parents, log_terms, observed_value, row_weights, with_lead
+from pavi.model import (
+    aligned_parents,
+    log_terms,
+    observed_value,
+    pointwise_terms,
+    row_weights,
+    with_lead,
+)
 from pavi.subsampling import full_batch
 
 
@@ -73,17 +80,23 @@ def latents(data: BoundData, draws: int, seed: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("model", [*MODELS, "counts"])
-def test_each_term_is_the_sum_over_the_ground_copies(model: str) -> None:
+def test_terms_are_those_of_the_ground_copies_and_their_sum(model: str) -> None:
     data = counts() if model == "counts" else bound(model)
     values = latents(data, 3, seed=1)
     batch = full_batch(data, "float64")
     terms = log_terms(data.graph, log_prob, values, batch)
+    pointwise = pointwise_terms(data.graph, log_prob, values, batch)
     grounded = Grounded(data)
     assert set(terms) == {v.name for v in (*data.graph.latents, *data.graph.observed)}
     for name, term in terms.items():
         assert term.shape == (3,)
-        expected = sum(grounded.terms(name, values).values())
-        np.testing.assert_allclose(term, expected, rtol=1e-11, atol=1e-11)
+        copies = grounded.terms(name, values)
+        np.testing.assert_allclose(term, sum(copies.values()), rtol=1e-11, atol=1e-11)
+        sizes = tuple(data.sizes[plate] for plate in data.graph.variables[name].plates)
+        assert pointwise[name].shape[1:] == sizes
+        for element, copy in copies.items():
+            found = pointwise[name][:, *element]
+            np.testing.assert_allclose(found, copy[: len(found)], rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("model", ["county, missing", "crossed, dense", "counts"])

@@ -13,7 +13,7 @@ from pavi.batch import Batch
 from pavi.errors import BackendError
 from pavi.feed import Call
 from pavi.guide import Moments
-from pavi.objective import Gradient
+from pavi.objective import Gradient, Terms
 from pavi.plan import GuidePlan
 from pavi.tables import Table
 
@@ -114,6 +114,9 @@ class Functions(Protocol):
 
     def elbo(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> np.ndarray:
         """One-draw estimates of the ELBO of the batch, `[S]`."""
+
+    def terms(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> Terms:
+        """Draws as of `sample`, with the terms of their ELBO, neither weighted nor summed."""
 
 
 class HostObjects(NamedTuple):

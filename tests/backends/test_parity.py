@@ -16,6 +16,7 @@ from voices import host_log_prob, on
 from pavi import guide, objective
 from pavi.backends.base import get_adapter
 from pavi.batch import Batch
+from pavi.model import pointwise_terms
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 SAMPLES = 3
@@ -31,12 +32,14 @@ def everything(p: Problem, log_prob: Any) -> Callable[..., Tree]:
         draw = guide.sample(p.plan, weights, rows, noise, batch)
         again = guide.log_prob(p.plan, weights, rows, draw.values, batch)
         elbo = objective.elbo_samples(p.plan, log_prob, weights, rows, noise, batch)
+        log_p = pointwise_terms(p.plan.graph, log_prob, draw.values, batch)
         return {
             "values": draw.values,
             "log q": draw.log_prob,
             "log q again": again.log_prob,
             "base again": again.base,
             "elbo": {"": elbo},
+            "log p": log_p,
         }
 
     return run
@@ -115,6 +118,9 @@ def test_compiled_functions_agree_with_numpy(backend: str, dtype: str) -> None:
     total = sum(q.reshape(SAMPLES, -1).sum(1) for q in wanted["log q"].values())
     log_q = functions.log_prob(p.weights, p.rows, values, p.batch)
     assert_allclose(log_q, total, rtol=10 * TOLERANCE[dtype])
+    terms = functions.terms(p.weights, p.rows, noise, p.batch)
+    found = {"values": terms.values, "log p": terms.log_p, "log q": terms.log_q}
+    check(found, {k: wanted[k] for k in found}, dtype)
     # Arrays of another dtype are brought to the run's.
     again = functions.sample(doubled(p.weights), doubled(p.rows), doubled(noise), p.batch)
     for name, value in values.items():

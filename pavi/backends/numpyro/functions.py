@@ -37,8 +37,11 @@ class JaxFunctions:
         def elbo(weights: Any, rows: Any, noise: Any, batch: Batch) -> Any:
             return objective.elbo_samples(plan, log_prob, weights, rows, noise, batch)
 
-        self._sample, self._moments, self._log_q, self._elbo = (
-            compiled(function) for function in (sample, moments, log_q, elbo)
+        def terms(weights: Any, rows: Any, noise: Any, batch: Batch) -> Any:
+            return tuple(objective.terms(plan, log_prob, weights, rows, noise, batch))
+
+        self._sample, self._moments, self._log_q, self._elbo, self._terms = (
+            compiled(function) for function in (sample, moments, log_q, elbo, terms)
         )
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -61,6 +64,10 @@ class JaxFunctions:
     def elbo(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> np.ndarray:
         """One-draw estimates of the ELBO of the batch, `[S]`."""
         return np.asarray(self._call(self._elbo, weights, rows, noise, batch))
+
+    def terms(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> objective.Terms:
+        """Draws as of `sample`, with the terms of their ELBO, neither weighted nor summed."""
+        return objective.Terms(*self._call(self._terms, weights, rows, noise, batch))
 
 
 def _cast(x: Any, dtype: str) -> Any:
