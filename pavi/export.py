@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -18,14 +17,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from pavi.backends.base import Arrays, Functions
+from pavi.backends.base import Arrays
 from pavi.batch import Batch
-from pavi.binding import BoundData
 from pavi.cells import Cell, Grid, part, partable
 from pavi.errors import DataError, did_you_mean
 from pavi.export_request import Request
 from pavi.export_store import Store, Target
 from pavi.fingerprints import digest
+from pavi.fitted import Fitted
 from pavi.guide import Moments, noise_shapes
 from pavi.integers import is_integer
 from pavi.noise import Noise
@@ -47,19 +46,6 @@ _OWN_SHARE = 5
 # Memory for one number that is drawn, in units of its dtype: noise in float64, of the next draws
 # too, and what a compiled program makes of it, as measured with a natural encoding.
 _TEMPORARIES = 80
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What a posterior is drawn from."""
-
-    plan: GuidePlan
-    data: BoundData
-    functions: Functions
-    weights: Arrays
-    tables: Arrays
-    backend: str
-    dtype: str
 
 
 class _Piece(NamedTuple):
@@ -283,7 +269,9 @@ class _Work:
         for cell, names in cells:
             batch = grid.batch(cell, self._data, fitted.dtype)
             rows = rows_of(fitted.plan, fitted.tables, batch)
-            noise = Noise(fitted.plan, fitted.data.sizes, batch.indices, int(self._request.seed))
+            noise = Noise(
+                fitted.plan.blocks, fitted.data.sizes, batch.indices, int(self._request.seed)
+            )
             for start in range(0, total, chunk):
                 wanted = min(chunk, total - start)
                 last = start + wanted == total

@@ -1,23 +1,37 @@
 """Standard normal noise on the host, by ground element: the same on either backend.
 
-The noise of an element depends on the seed, the block, the draw and the element alone. Neither the
-other elements that are drawn with it nor the number of draws in a chunk change it, so that parts of
-a posterior that are drawn separately belong to the same joint draws.
+The noise of an element depends on the seed, its source (a block of latents, say), the draw and the
+element alone. Neither the other elements that are drawn with it nor the number of draws in a chunk
+change it, so that parts of a posterior that are drawn separately belong to the same joint draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
-
-from pavi.plan import BlockPlan, GuidePlan
 
 # Elements that share a stream: one for each would be slow to start, and one for all would have to
 # be drawn whole for the sake of a few.
 PAGE = 64
+
+
+class Source(Protocol):
+    """What noise is drawn for: vectors of this dimension, one for each element of some plates."""
+
+    @property
+    def name(self) -> str:
+        """Tells its noise from that of others."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The plates."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
 
 
 class _Page(NamedTuple):
@@ -32,7 +46,7 @@ class Noise:
     """Noise of the draws 0, 1, 2 and so on, for chosen elements of each plate.
 
     Args:
-        plan: the plan.
+        sources: what to draw for: the blocks of a plan.
         sizes: ground size of every plate.
         indices: ground elements of every plate to draw for, as in a batch.
         seed: any integer.
@@ -40,39 +54,39 @@ class Noise:
 
     def __init__(
         self,
-        plan: GuidePlan,
+        sources: Sequence[Source],
         sizes: Mapping[str, int],
         indices: Mapping[str, np.ndarray],
         seed: int,
     ) -> None:
-        self._blocks = plan.blocks
-        self._axes = {b.name: tuple(len(indices[p]) for p in b.axes) for b in plan.blocks}
-        self._pages = {b.name: _pages(b, sizes, indices, seed) for b in plan.blocks}
+        self._sources = sources
+        self._axes = {s.name: tuple(len(indices[p]) for p in s.axes) for s in sources}
+        self._pages = {s.name: _pages(s, sizes, indices, seed) for s in sources}
 
     def draw(self, count: int) -> dict[str, np.ndarray]:
-        """The next `count` draws, `{block: [count, *axes, dimension]}`."""
-        return {block.name: self._block(block, count) for block in self._blocks}
+        """The next `count` draws, `{source: [count, *axes, dimension]}`."""
+        return {source.name: self._source(source, count) for source in self._sources}
 
-    def _block(self, block: BlockPlan, count: int) -> np.ndarray:
-        axes, width = self._axes[block.name], PAGE if block.axes else 1
-        out = np.empty((count, int(np.prod(axes)), block.dimension))
-        for page in self._pages[block.name]:
+    def _source(self, source: Source, count: int) -> np.ndarray:
+        axes, width = self._axes[source.name], PAGE if source.axes else 1
+        out = np.empty((count, int(np.prod(axes)), source.dimension))
+        for page in self._pages[source.name]:
             # Draws come one after the other: where a chunk ends the next one goes on.
-            eps = page.stream.standard_normal((count, width, block.dimension))
+            eps = page.stream.standard_normal((count, width, source.dimension))
             out[:, page.places] = eps[:, page.elements]
-        return out.reshape(count, *axes, block.dimension)
+        return out.reshape(count, *axes, source.dimension)
 
 
 def _pages(
-    block: BlockPlan, sizes: Mapping[str, int], indices: Mapping[str, np.ndarray], seed: int
+    source: Source, sizes: Mapping[str, int], indices: Mapping[str, np.ndarray], seed: int
 ) -> list[_Page]:
-    """The streams that hold a block's elements, and the places of these in a batch."""
+    """The streams that hold a source's elements, and the places of these in a batch."""
     flat = np.zeros(1, np.int64)
-    for plate in block.axes:
+    for plate in source.axes:
         flat = (flat[:, None] * sizes[plate] + np.asarray(indices[plate], np.int64)).ravel()
     order = np.argsort(flat, kind="stable")
     numbers, starts = np.unique(flat[order] // PAGE, return_index=True)
-    key = int.from_bytes(sha256(f"{seed} {block.name}".encode()).digest()[:16], "big")
+    key = int.from_bytes(sha256(f"{seed} {source.name}".encode()).digest()[:16], "big")
     pages = []
     for number, places in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
         # The last word of the counter is the page; the others count what it has given.

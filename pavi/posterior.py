@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -14,29 +13,18 @@ import numpy as np
 
 from pavi import elements, storage
 from pavi.backends.base import Arrays, Functions, HostObjects, get_adapter
-from pavi.batch import Batch
 from pavi.binding import BoundData
-from pavi.cells import whole_plates
 from pavi.data import Data
-from pavi.encoders import initial_table
-from pavi.errors import DataError, FamilyError
-from pavi.export import Fitted, export
+from pavi.encoding import encoded
+from pavi.errors import DataError
+from pavi.export import export
 from pavi.export_request import Request
+from pavi.fitted import Fitted
 from pavi.graph import PlateGraph
-from pavi.guide import noise_shapes
-from pavi.integers import is_integer
-from pavi.lowering import lower
-from pavi.noise import Noise
 from pavi.plan import GuidePlan
 from pavi.prefixes import prefixed
 from pavi.schedule import History
-from pavi.subsampling import full_batch, subset
 from pavi.summaries import STATISTICS, Summary
-from pavi.tables import rows_of
-
-# Numbers held at once while drawing, per chunk of draws.
-_CHUNK_NUMBERS = 20_000_000
-_MAX_CHUNK = 500
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,28 +93,9 @@ class Posterior:
         return get_adapter(self.backend).functions(self.plan, self.dtype)
 
     @cached_property
-    def _full(self) -> Batch:
-        return full_batch(self.data, self.dtype)
-
-    def _rows(self, batch: Batch) -> Arrays:
-        """Rows of the free tables in a batch, `{block: [*plates, columns]}`."""
-        return rows_of(self.plan, self.tables, batch)
-
-    def _chunks(self, num_samples: int, seed: int, batch: Batch) -> Iterator[tuple[Arrays, int]]:
-        """Noise in chunks of one size, and how many of each chunk's draws are wanted."""
-        if not is_integer(num_samples, 1):
-            raise DataError(f"num_samples={num_samples!r}: expected a positive integer.")
-        if not is_integer(seed):
-            raise DataError(f"seed={seed!r}: expected an integer.")
-        sizes = {plate: len(index) for plate, index in batch.indices.items()}
-        shapes = noise_shapes(self.plan, 1, sizes)
-        rows = sum(prod(np.shape(v)) for v in batch.values.values())
-        numbers = rows + sum(prod(shape) for shape in shapes.values())
-        chunk = int(np.clip(_CHUNK_NUMBERS // (4 * numbers), 1, _MAX_CHUNK))
-        chunk = min(chunk, num_samples)
-        noise = Noise(self.plan, self.data.sizes, batch.indices, int(seed))
-        for start in range(0, num_samples, chunk):
-            yield noise.draw(chunk), min(chunk, num_samples - start)
+    def _fitted(self) -> Fitted:
+        parts = (self.plan, self.data, self._functions, self.weights, self.tables)
+        return Fitted(*parts, self.backend, self.dtype)
 
     def sample(
         self,
@@ -160,13 +129,14 @@ class Posterior:
         names = self._latent_names(variables)
         chosen = elements.chosen(self.data, plates or {})
         kept = elements.kept(self.data, chosen)
-        batch = self._reduced(chosen)
+        fitted = self._fitted
+        batch = fitted.part(chosen)
         places = {p: elements.places(batch.indices[p], index) for p, index in kept.items()}
-        rows = self._rows(batch)
+        rows = fitted.rows(batch)
         out: Arrays = {}
         start = 0
-        for noise, wanted in self._chunks(num_samples, seed, batch):
-            drawn = self._functions.sample(self.weights, rows, noise, batch)
+        for noise, wanted in fitted.chunks(num_samples, seed, batch):
+            drawn = fitted.functions.sample(self.weights, rows, noise, batch)
             for name in names:
                 value = drawn[name][:wanted]
                 for axis, plate in enumerate(self.graph.variables[name].plates):
@@ -186,16 +156,6 @@ class Posterior:
                 raise DataError(f"{name!r} is not a latent of this graph; it has {known}.")
         return list(variables) if variables is not None else known
 
-    def _reduced(self, chosen: Mapping[str, np.ndarray]) -> Batch:
-        """A batch to draw the chosen elements on; it may hold others."""
-        whole = whole_plates(self.plan)
-        part = {plate: index for plate, index in chosen.items() if plate not in whole}
-        # What lies within a reduced plate is reduced with it.
-        for plate in list(part):
-            if any(owner in part for owner in self.graph.owners(plate)):
-                del part[plate]
-        return subset(self.data, part, self.dtype) if part else self._full
-
     def mean(self, num_samples: int = 4000, *, seed: int = 0) -> Arrays:
         """Posterior means `{name: [*plates, *event]}`, from `num_samples` draws."""
         return {name: first for name, (first, _) in self._moments(num_samples, seed).items()}
@@ -207,8 +167,10 @@ class Posterior:
     def _moments(self, num_samples: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Means and standard deviations, chunk by chunk, in float64."""
         out: dict[str, Summary] = {}
-        for noise, wanted in self._chunks(num_samples, seed, self._full):
-            drawn = self._functions.sample(self.weights, self._rows(self._full), noise, self._full)
+        fitted = self._fitted
+        rows = fitted.rows(fitted.full)
+        for noise, wanted in fitted.chunks(num_samples, seed, fitted.full):
+            drawn = fitted.functions.sample(self.weights, rows, noise, fitted.full)
             for name, value in drawn.items():
                 if name not in out:
                     out[name] = Summary(value, ("mean", "sd"), held=0)
@@ -261,17 +223,16 @@ class Posterior:
             StorageError: the folder holds something else, or cannot be written to.
         """
         request = Request(statistics, draws, quantiles, num_samples, seed, variables)
-        parts = (self.plan, self.data, self._functions, self.weights, self.tables)
-        fitted = Fitted(*parts, self.backend, self.dtype)
-        return export(fitted, path, request, memory=memory, progress=progress)
+        return export(self._fitted, path, request, memory=memory, progress=progress)
 
     def elbo(self, num_samples: int = 1000, *, seed: int = 0) -> tuple[float, float]:
         """The ELBO of the full model, and the standard error of that estimate."""
-        rows = self._rows(self._full)
+        fitted = self._fitted
+        rows = fitted.rows(fitted.full)
         draws = np.concatenate(
             [
-                self._functions.elbo(self.weights, rows, noise, self._full)[:wanted]
-                for noise, wanted in self._chunks(num_samples, seed, self._full)
+                fitted.functions.elbo(self.weights, rows, noise, fitted.full)[:wanted]
+                for noise, wanted in fitted.chunks(num_samples, seed, fitted.full)
             ]
         ).astype(np.float64)
         error = draws.std(ddof=1) / np.sqrt(len(draws)) if len(draws) > 1 else float("nan")
@@ -289,23 +250,11 @@ class Posterior:
         Raises:
             DataError: a missing latent or a wrong shape.
         """
-        arrays: Arrays = {}
-        count: int | None = None
-        for latent in self.graph.latents:
-            if latent.name not in values:
-                raise DataError(f"log_prob needs every latent; {latent.name!r} is missing.")
-            value = np.asarray(values[latent.name], self.dtype)
-            shape = (*(self.data.sizes[p] for p in latent.plates), *latent.event)
-            if value.shape[1:] != shape or not value.ndim or count not in (None, len(value)):
-                raise DataError(
-                    f"log_prob: {latent.name!r} has shape {value.shape}; expected "
-                    f"[{'num_samples' if count is None else count}, "
-                    f"{', '.join(map(str, shape))}] (plates {latent.plates}, event {latent.event})."
-                )
-            count = len(value)
-            arrays[latent.name] = value
-        rows = self._rows(self._full)
-        return self._functions.log_prob(self.weights, rows, arrays, self._full)
+        fitted = self._fitted
+        arrays = fitted.checked(values, "log_prob")
+        return fitted.functions.log_prob(
+            self.weights, fitted.rows(fitted.full), arrays, fitted.full
+        )
 
     def encode(self, data: Data) -> Posterior:
         """The posterior of other data of the same model, with no training.
@@ -322,29 +271,7 @@ class Posterior:
             FamilyError: a latent in plates that the encoder does not cover.
         """
         bound = data.bind(self.graph, need_outcomes=False)
-        for block in self.plan.blocks:
-            if block.plates and block.encoding == "free":
-                names = ", ".join(repr(slot.name) for slot in block.slots)
-                raise FamilyError(
-                    f"encode: {names} on plates {block.plates} is encoded freely, one row for each "
-                    "element seen in training, so that new ones have no posterior; fit with "
-                    f"Family(encoding='encoder'), or override it for {names}."
-                )
-        plan = lower(
-            self.graph, self.plan.family, bound.sizes, {}, self.plan.standards, like=self.plan
-        )
-        for old, new in zip(self.plan.blocks, plan.blocks, strict=True):
-            if old.parameters != new.parameters or old.joint != new.joint:
-                raise FamilyError(
-                    f"encode: block {old.name} is joint over the {old.copies} elements of "
-                    f"{old.plates}, of which the new data have {new.copies}; fit with "
-                    "Family(joint_limit=0) to encode other elements of these plates."
-                )
-        tables = {
-            block.name: initial_table(block.copies, block.table_width, self.dtype)
-            for block in plan.blocks
-            if block.table_width
-        }
+        plan, tables = encoded(self.plan, bound, self.dtype)
         return replace(
             self,
             plan=plan,
@@ -363,7 +290,7 @@ class Posterior:
             posterior's weights; training it further leaves this posterior as it is.
         """
         adapter = get_adapter(self.backend)
-        return adapter.host(self.plan, self.weights, self.tables, self._full)
+        return adapter.host(self.plan, self.weights, self.tables, self._fitted.full)
 
     def save(self, folder: str | Path) -> None:
         """Writes the run to a folder: weights in safetensors, the rest in JSON; atomically."""

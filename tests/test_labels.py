@@ -84,7 +84,7 @@ def test_a_posterior_prints_in_a_few_lines() -> None:
     assert "NOT converged: not fitted" in repr(posterior)
     # what it is made of prints no arrays either
     assert len(repr(posterior.data)) < 500
-    batch = repr(posterior._full)
+    batch = repr(posterior._fitted.full)
     assert batch.startswith("Batch(values: ")
     assert "y[11]" in batch
     assert len(batch) < 300

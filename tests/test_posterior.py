@@ -65,7 +65,7 @@ def test_variables_are_those_asked_for_in_that_order() -> None:
 
 
 def test_draws_beyond_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pavi.posterior._MAX_CHUNK", 4)
+    monkeypatch.setattr("pavi.fitted._MAX_CHUNK", 4)
     posterior = random_posterior(CASES["nested, missing"])
     draws = posterior.sample(11)
     assert {len(draw) for draw in draws.values()} == {11}
@@ -173,7 +173,7 @@ def test_draws_do_not_depend_on_the_chunks_nor_on_the_elements_beside(
     posterior = random_posterior(case)
     whole = posterior.sample(11, seed=5)
     assert len(np.unique(whole["theta"])) == 11 * 150
-    monkeypatch.setattr("pavi.posterior._MAX_CHUNK", longest)
+    monkeypatch.setattr("pavi.fitted._MAX_CHUNK", longest)
     for elements in ([3, 7, 149], [149, 7], [64, 63], [5]):
         part = posterior.sample(11, seed=5, plates={"group": elements})
         assert_array_equal(part["mu"], whole["mu"])
@@ -201,7 +201,8 @@ def test_the_noise_is_standard_normal_and_each_element_its_own() -> None:
     posterior = random_posterior(Case(dense_grid, replace(PLAIN, joint_limit=0)))
     plan, sizes = posterior.plan, posterior.data.sizes
     every = {plate: np.arange(size) for plate, size in sizes.items()}
-    source = Noise(plan, sizes, every, 0)
+    blocks = plan.blocks
+    source = Noise(blocks, sizes, every, 0)
     noise = np.concatenate([source.draw(n)["row,column"] for n in (700, 300)])
     assert noise.shape == (1000, 5, 40, 1)
     assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
@@ -210,12 +211,12 @@ def test_the_noise_is_standard_normal_and_each_element_its_own() -> None:
     assert abs(correlation).max() < 5.5 / np.sqrt(1000)
     assert abs(np.corrcoef(noise[:-1].ravel(), noise[1:].ravel())[0, 1]) < 5 / np.sqrt(noise.size)
     part = {"row": np.array([4, 0]), "column": np.array([1, 39, 7])}
-    some = Noise(plan, sizes, part, 0).draw(1000)
+    some = Noise(blocks, sizes, part, 0).draw(1000)
     assert_array_equal(some["row,column"], noise[:, [[4], [0]], [[1, 39, 7]]])
-    assert_array_equal(some["row"], Noise(plan, sizes, every, 0).draw(1000)["row"][:, [4, 0]])
-    other = Noise(plan, sizes, every, 1).draw(1000)
-    blocks = [noise[:, 0, 0, 0], other["row,column"][:, 0, 0, 0], some["row"][:, 0, 0]]
-    assert abs(np.corrcoef(blocks) - np.eye(3)).max() < 5 / np.sqrt(1000)
+    assert_array_equal(some["row"], Noise(blocks, sizes, every, 0).draw(1000)["row"][:, [4, 0]])
+    other = Noise(blocks, sizes, every, 1).draw(1000)
+    columns = [noise[:, 0, 0, 0], other["row,column"][:, 0, 0, 0], some["row"][:, 0, 0]]
+    assert abs(np.corrcoef(columns) - np.eye(3)).max() < 5 / np.sqrt(1000)
 
 
 def dense_grid() -> tuple[PlateGraph, Data]:
@@ -540,7 +541,7 @@ def test_every_backend_gives_the_same_numbers(backend: str, county_posterior: Po
 
 
 def test_the_full_batch_is_made_once(county_posterior: Posterior) -> None:
-    first = county_posterior._full
+    first = county_posterior._fitted.full
     county_posterior.sample(2)
-    assert county_posterior._full is first
+    assert county_posterior._fitted.full is first
     assert first.values.keys() == full_batch(county_posterior.data, "float32").values.keys()
