@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pavi.checks import check_finite, check_support, fill_missing
+from pavi.checks import check_finite, check_support, fill_absent, fill_missing
 from pavi.errors import DataError, did_you_mean
 from pavi.fingerprints import digest
 from pavi.graph import PlateGraph, Variable
@@ -100,10 +100,11 @@ class BoundData:
 
 def bind(data: Data, graph: PlateGraph, *, need_outcomes: bool = True) -> BoundData:
     """Checks `data` against `graph`; see `Data.bind`."""
-    _check_names(data, graph)
+    _check_names(data, graph, need_outcomes)
     known = (*graph.covariates, *graph.observed)
     given = {v.name: _oriented(data, v) for v in known if v.name in data.values}
-    asked = tuple(v.name for v in known if v.name not in given)
+    asked = tuple(v.name for v in known if v.name not in given and data.rows is not None)
+    left_out = [v for v in graph.observed if v.name not in given and v.name not in asked]
     index = _checked_members(data, graph)
     sizes = plate_sizes(data, graph, given, index)
     members = _composed(graph, _direct(graph, index, sizes), index)
@@ -122,6 +123,10 @@ def bind(data: Data, graph: PlateGraph, *, need_outcomes: bool = True) -> BoundD
         values[name], masks[name] = fill_missing(
             graph, observed, arrays[name], need_outcomes=need_outcomes
         )
+    for observed in left_out:
+        name = observed.name
+        shape = (*(sizes[plate] for plate in observed.plates), *observed.event)
+        values[name], masks[name] = fill_absent(graph, observed, shape)
     positions = {f"{p}/{o}": rows for p, owners in members.items() for o, rows in owners.items()}
     for observed in observed_arrays:
         check_support(graph, observed, values, masks[observed.name], positions)
@@ -153,7 +158,7 @@ def standards(data: BoundData) -> dict[str, tuple[float, float]]:
     return out
 
 
-def _check_names(data: Data, graph: PlateGraph) -> None:
+def _check_names(data: Data, graph: PlateGraph, need_outcomes: bool) -> None:
     known = [v.name for v in (*graph.covariates, *graph.observed)]
     for name in data.values:
         if name in known:
@@ -172,9 +177,18 @@ def _check_names(data: Data, graph: PlateGraph) -> None:
             "Data(rows=...) has nothing to give: `values` holds every covariate and observed "
             "variable. Leave one of the two out."
         )
-    for name in known:
-        if name not in data.values and data.rows is None:
-            variable = graph.variables[name]
+    absent = [name for name in known if name not in data.values and data.rows is None]
+    for name in absent:
+        variable = graph.variables[name]
+        held = [child for child in graph.children(name) if child not in absent]
+        if variable.kind == "observed" and not need_outcomes:
+            if held:
+                raise DataError(
+                    f"The data hold no value for the observed variable {name!r}, wanted an array "
+                    f"{variable.axes}, which is a parent of {held[0]!r}. Add it to `values`, or "
+                    f"leave both out, where both are to be predicted."
+                )
+        else:
             raise DataError(
                 f"The data hold no value for the {variable.kind} variable {name!r}, wanted an "
                 f"array {variable.axes}. Add it to `values`.{_closest(name, data.values, known)}"

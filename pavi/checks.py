@@ -80,6 +80,16 @@ def fill_missing(
     return filled, mask
 
 
+def fill_absent(
+    graph: PlateGraph, observed: Observed, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `fill_missing`, for an observed variable that the data do not hold at all."""
+    mask = np.zeros(shape[: len(shape) - _draw_rank(graph, observed)], bool)
+    value = np.empty(shape)
+    value[~mask] = stand_in(graph, observed, value, mask)
+    return value, mask
+
+
 def fill_rows(
     graph: PlateGraph, observed: Observed, value: np.ndarray, harmless: np.ndarray, part: Part
 ) -> tuple[np.ndarray, np.ndarray | None]:

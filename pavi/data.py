@@ -98,8 +98,8 @@ class Data:
 
         Args:
             graph: the model.
-            need_outcomes: whether an observed variable that is missing throughout is a mistake,
-                as it is in a fit.
+            need_outcomes: whether an observed variable that is missing throughout, or left out
+                altogether, is a mistake, as it is in a fit.
 
         Raises:
             DataError: the data do not fit the graph; the message says where and what to do.

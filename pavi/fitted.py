@@ -79,10 +79,7 @@ class Fitted:
             batch: what is drawn on.
             beside: how many other numbers are held for each draw.
         """
-        if not is_integer(num_samples, 1):
-            raise DataError(f"num_samples={num_samples!r}: expected a positive integer.")
-        if not is_integer(seed):
-            raise DataError(f"seed={seed!r}: expected an integer.")
+        check_draws(num_samples, seed)
         sizes = {plate: len(index) for plate, index in batch.indices.items()}
         shapes = noise_shapes(self.plan, 1, sizes)
         rows = sum(prod(np.shape(v)) for v in batch.values.values())
@@ -119,3 +116,11 @@ class Fitted:
             count = len(value)
             arrays[latent.name] = value
         return arrays
+
+
+def check_draws(num_samples: object, seed: object) -> None:
+    """Raises unless so many draws of this seed can be asked for."""
+    if not is_integer(num_samples, 1):
+        raise DataError(f"num_samples={num_samples!r}: expected a positive integer.")
+    if not is_integer(seed):
+        raise DataError(f"seed={seed!r}: expected an integer.")

@@ -21,7 +21,10 @@ from pavi.export import export
 from pavi.export_request import Request
 from pavi.fitted import Fitted
 from pavi.graph import PlateGraph
+from pavi.matching import Relation
 from pavi.plan import GuidePlan
+from pavi.prediction import Request as Predicted
+from pavi.prediction import predict
 from pavi.prefixes import prefixed
 from pavi.schedule import History
 from pavi.summaries import STATISTICS, Summary
@@ -155,6 +158,51 @@ class Posterior:
             if name not in known:
                 raise DataError(f"{name!r} is not a latent of this graph; it has {known}.")
         return list(variables) if variables is not None else known
+
+    def predict(
+        self,
+        num_samples: int,
+        *,
+        data: Data | None = None,
+        groups: Mapping[str, Relation] | None = None,
+        variables: Sequence[str] | None = None,
+        latents: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> Arrays:
+        """Posterior predictive draws of what is observed.
+
+        Without `data`, of the fit's own rows: replications, and for missing outcomes imputations.
+        With `data`, of their rows; nothing is inferred from their outcomes, which may be left out.
+        A latent of a group that the fit knows is drawn from the posterior, one of a new group from
+        its prior given the draws of the coarser ones. To infer new groups from outcomes that they
+        have: `posterior.encode(data).predict(...)`. The draws are the same on both backends, and
+        go with those of `sample` of this seed.
+
+        Args:
+            num_samples: number of draws.
+            data: rows to predict, with their covariates and members.
+            groups: how the elements of a plate of `data` with latents relate to those of the fit.
+                `"known"`, the default: all are the fit's, matched by their labels (`coords`), or by
+                their positions if they have none and are as many. `"new"`: none is. `"mixed"`:
+                those with a label of the fit's are known, the others new. Or the position in the
+                fit of each, with -1 for new ones: `{"county": [3, 0, -1]}`.
+            variables: observed variables to draw and latents to return with them; all observed
+                ones by default. One that depends on an observed variable which is not drawn is
+                given its values in the data.
+            latents: draws to predict from, `{name: [num_samples, *plates, *event]}` of every latent
+                of the fit, as `sample` gives them.
+            seed: seed of the noise.
+
+        Returns:
+            `{name: [num_samples, *plates, *event]}`, counts and categories as integers. What is
+            censored is predicted as if nothing were.
+
+        Raises:
+            DataError: which group is which cannot be told, or something else in the data or the
+                arguments is not what it can be.
+        """
+        request = Predicted(num_samples, data, groups, latents, variables, seed)
+        return predict(self._fitted, request)
 
     def mean(self, num_samples: int = 4000, *, seed: int = 0) -> Arrays:
         """Posterior means `{name: [*plates, *event]}`, from `num_samples` draws."""
