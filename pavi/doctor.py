@@ -54,6 +54,7 @@ OTHER_PACKAGES = (
     "pandas",
     "xarray",
     "zarr",
+    "arviz",
 )
 
 

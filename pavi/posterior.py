@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from pavi import elements, storage
+from pavi.arviz_export import to_arviz
 from pavi.backends.base import Arrays, Functions, HostObjects, get_adapter
 from pavi.binding import BoundData
 from pavi.data import Data
+from pavi.description import description
 from pavi.encoding import encoded
 from pavi.errors import DataError
 from pavi.export import export
@@ -273,6 +275,38 @@ class Posterior:
         request = Request(statistics, draws, quantiles, num_samples, seed, variables)
         return export(self._fitted, path, request, memory=memory, progress=progress)
 
+    def to_arviz(
+        self,
+        num_samples: int = 1000,
+        *,
+        log_likelihood: bool = True,
+        predictive: bool = False,
+        seed: int = 0,
+    ) -> Any:
+        """The posterior as the installed ArviZ takes it: `InferenceData`, a `DataTree` from 1.0 on.
+
+        One chain of the draws that `sample` gives, with plates as dimensions and labels as
+        coordinates. `sample_stats` holds log p(data, draw) and log q(draw), by whose ratio
+        `loo_approximate_posterior` corrects for the approximation. README: what the groups are.
+
+        Args:
+            num_samples: number of draws.
+            log_likelihood: whether to hold that of each observed element; missing ones have none.
+            predictive: whether to hold draws of `predict`.
+            seed: seed of the noise.
+
+        Raises:
+            BackendError: ArviZ is not installed.
+        """
+        return to_arviz(
+            self._fitted,
+            num_samples,
+            log_likelihood=log_likelihood,
+            predictive=predictive,
+            seed=seed,
+            attributes={"inference_library": "pavi-vi", "verdict": self.verdict},
+        )
+
     def elbo(self, num_samples: int = 1000, *, seed: int = 0) -> tuple[float, float]:
         """The ELBO of the full model, and the standard error of that estimate."""
         fitted = self._fitted
@@ -343,34 +377,8 @@ class Posterior:
     def save(self, folder: str | Path) -> None:
         """Writes the run to a folder: weights in safetensors, the rest in JSON; atomically."""
         arrays = prefixed("weights:", self.weights) | prefixed("tables:", self.tables)
-        storage.write(Path(folder), self._description(), arrays)
-
-    def _description(self) -> dict[str, Any]:
-        """What a run says of itself besides its arrays, as JSON has it."""
-        plan, history = self.plan, self.history
-        return {
-            "graph": plan.graph.fingerprint(),
-            "variables": list(plan.graph.variables),
-            "data": self.data.fingerprint(self.dtype),
-            "arrays": self.data.fingerprints(self.dtype),
-            "sizes": dict(plan.sizes),
-            "batch": dict(plan.batch),
-            "standards": {name: list(pair) for name, pair in plan.standards.items()},
-            "family": plan.family.to_json(),
-            "blocks": [[block.name, block.joint, block.encoding] for block in plan.blocks],
-            "backend": self.backend,
-            "dtype": self.dtype,
-            "converged": self.converged,
-            "verdict": self.verdict,
-            "seconds": self.seconds,
-            "history": {
-                "step": history.step.tolist(),
-                "elbo": _numbers(history.elbo),
-                "elbo_se": _numbers(history.elbo_se),
-            },
+        facts = {
+            name: getattr(self, name) for name in ("backend", "converged", "verdict", "seconds")
         }
-
-
-def _numbers(array: np.ndarray) -> list[float | None]:
-    """JSON has no NaN: null stands for it."""
-    return [float(x) if np.isfinite(x) else None for x in array]
+        run = description(self.plan, self.data, self.dtype, self.history, facts)
+        storage.write(Path(folder), run, arrays)
