@@ -123,6 +123,7 @@ class Data:
         Args:
             frame: a pandas or Polars data frame, or a mapping from column to array.
             graph: fills in what is not given below, by columns of the variables' and plates' names.
+                Outcomes without a column are left out, as where they are to be predicted.
             plate: the plate whose elements are the rows.
             values: columns on `plate`: a list of names, or `{variable: column}`; a list of columns
                 for one variable makes a trailing event axis.

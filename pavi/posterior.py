@@ -343,8 +343,8 @@ class Posterior:
 
         Globals that are encoded freely, as by default, keep the posterior they were trained to;
         with an encoder they follow the new data. Every latent in plates gets its encoding from the
-        new data; elements never seen have no free residual. Outcomes may all be missing: of new
-        groups without any, the posterior is the prior given the globals.
+        new data; elements never seen have no free residual. Outcomes may all be missing, or be left
+        out: of new groups without any, the posterior is the prior given the globals.
 
         Args:
             data: other data for the same graph; plates may have other sizes.

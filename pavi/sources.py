@@ -112,9 +112,13 @@ def _finest_plate(graph: PlateGraph) -> str:
 
 
 def _columns_on(graph: PlateGraph, plate: str, columns: Sequence[str], required: bool) -> list[str]:
-    """Names of the known variables on `plate`; only those with a column unless `required`."""
+    """Names of the known variables on `plate` that have a column, and of covariates if `required`.
+
+    Outcomes may be left out, where they are to be predicted; a fit asks for them itself.
+    """
+    names = {v.name for v in graph.covariates} if required else set()
     known = [v.name for v in (*graph.covariates, *graph.observed) if v.plates == (plate,)]
-    return [name for name in known if required or name in columns]
+    return [name for name in known if name in names or name in columns]
 
 
 def _pairs(columns: Columns) -> dict[str, str | Sequence[str]]:

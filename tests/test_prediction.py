@@ -13,7 +13,7 @@ from numpy_backend import install, on_backend, random_posterior
 from small_models import MODELS
 from varied_models import CASES, Case
 
-from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, Posterior, dist
+from pavi import Data, DataError, Family, Latent, Observed, Plate, PlateGraph, Posterior, dist
 
 PLAIN = Family(hidden=4, encoding_size=3, flow="none")
 NAMES = np.array(["a", "b", "c", "d", "e"])
@@ -126,6 +126,16 @@ def test_new_members_of_known_groups_have_the_fitted_latents() -> None:
     assert_allclose(drawn["noise"], sampled["noise"], rtol=1e-9)
     mean = expected(sampled, sampled["effect"][:, [1, 4, 4]], np.arange(3.0))
     assert (np.abs(drawn["y"] - mean) < 6 * sampled["noise"][:, None]).all()
+
+
+def test_a_table_without_outcomes() -> None:
+    posterior = county()
+    table = {"floor": [0.0, 1.0, 2.0], "county": ["b", "e", "e"]}
+    drawn = posterior.predict(5, data=Data.from_frame(table, posterior.graph))["y"]
+    assert_allclose(drawn, posterior.predict(5, data=homes("be", [0, 1, 1]))["y"])
+    with pytest.raises(DataError, match=r"no value for the observed variable 'y'.*\[home\]"):
+        Data.from_frame(table, posterior.graph).bind(posterior.graph)
+    data_error(lambda: Data.from_frame({"county": ["b"]}, posterior.graph), "no column 'floor'")
 
 
 def test_the_fit_s_own_data_given_again_are_replicated_alike() -> None:
