@@ -68,6 +68,15 @@ class Fitted:
         """Rows of the free tables in a batch, `{block: [*plates, columns]}`."""
         return rows_of(self.plan, self.tables, batch)
 
+    def chunk(self, num_samples: int, batch: Batch, *, beside: int = 0) -> int:
+        """How many draws to hold at once; see `chunks`."""
+        sizes = {plate: len(index) for plate, index in batch.indices.items()}
+        shapes = noise_shapes(self.plan, 1, sizes)
+        rows = sum(prod(np.shape(v)) for v in batch.values.values())
+        numbers = beside + rows + sum(prod(shape) for shape in shapes.values())
+        chunk = int(np.clip(_CHUNK_NUMBERS // (4 * numbers), 1, _MAX_CHUNK))
+        return min(chunk, num_samples)
+
     def chunks(
         self, num_samples: int, seed: int, batch: Batch, *, beside: int = 0
     ) -> Iterator[tuple[Arrays, int]]:
@@ -80,15 +89,19 @@ class Fitted:
             beside: how many other numbers are held for each draw.
         """
         check_draws(num_samples, seed)
-        sizes = {plate: len(index) for plate, index in batch.indices.items()}
-        shapes = noise_shapes(self.plan, 1, sizes)
-        rows = sum(prod(np.shape(v)) for v in batch.values.values())
-        numbers = beside + rows + sum(prod(shape) for shape in shapes.values())
-        chunk = int(np.clip(_CHUNK_NUMBERS // (4 * numbers), 1, _MAX_CHUNK))
-        chunk = min(chunk, num_samples)
+        chunk = self.chunk(num_samples, batch, beside=beside)
         noise = Noise(self.plan.blocks, self.data.sizes, batch.indices, int(seed))
         for start in range(0, num_samples, chunk):
             yield noise.draw(chunk), min(chunk, num_samples - start)
+
+    def draws(
+        self, num_samples: int, seed: int, batch: Batch, *, beside: int = 0
+    ) -> Iterator[Arrays]:
+        """Joint draws of the latents, `{name: [some, *plates, *event]}`, chunk by chunk."""
+        rows = self.rows(batch)
+        for noise, wanted in self.chunks(num_samples, seed, batch, beside=beside):
+            drawn = self.functions.sample(self.weights, rows, noise, batch)
+            yield {name: value[:wanted] for name, value in drawn.items()}
 
     def checked(self, values: Mapping[str, Any], asked: str) -> Arrays:
         """Joint draws of all latents, `{name: [S, *plates, *event]}`, in the run's dtype.

@@ -137,21 +137,19 @@ class Posterior:
         fitted = self._fitted
         batch = fitted.part(chosen)
         places = {p: elements.places(batch.indices[p], index) for p, index in kept.items()}
-        rows = fitted.rows(batch)
         out: Arrays = {}
         start = 0
-        for noise, wanted in fitted.chunks(num_samples, seed, batch):
-            drawn = fitted.functions.sample(self.weights, rows, noise, batch)
+        for drawn in fitted.draws(num_samples, seed, batch):
             for name in names:
-                value = drawn[name][:wanted]
+                value = drawn[name]
                 for axis, plate in enumerate(self.graph.variables[name].plates):
                     if plate in places:
                         value = np.take(value, places[plate], axis=1 + axis)
                 if not start:
                     # Filled chunk by chunk: parts to be joined would take the memory twice.
                     out[name] = np.empty((num_samples, *value.shape[1:]), value.dtype)
-                out[name][start : start + wanted] = value
-            start += wanted
+                out[name][start : start + len(value)] = value
+            start += len(value)
         return out
 
     def _latent_names(self, variables: Sequence[str] | None) -> list[str]:
@@ -193,7 +191,8 @@ class Posterior:
                 given its values in the data.
             latents: draws to predict from, `{name: [num_samples, *plates, *event]}` of every latent
                 of the fit, as `sample` gives them.
-            seed: seed of the noise.
+            seed: seed of the noise. Rows at the same positions of two data sets have the same noise
+                by the same seed, so that what was changed alone makes their draws differ.
 
         Returns:
             `{name: [num_samples, *plates, *event]}`, counts and categories as integers. What is
@@ -217,14 +216,11 @@ class Posterior:
     def _moments(self, num_samples: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Means and standard deviations, chunk by chunk, in float64."""
         out: dict[str, Summary] = {}
-        fitted = self._fitted
-        rows = fitted.rows(fitted.full)
-        for noise, wanted in fitted.chunks(num_samples, seed, fitted.full):
-            drawn = fitted.functions.sample(self.weights, rows, noise, fitted.full)
+        for drawn in self._fitted.draws(num_samples, seed, self._fitted.full):
             for name, value in drawn.items():
                 if name not in out:
                     out[name] = Summary(value, ("mean", "sd"), held=0)
-                out[name].add(value[:wanted])
+                out[name].add(value)
         return {name: (summary.mean(), summary.sd()) for name, summary in out.items()}
 
     def quantile(

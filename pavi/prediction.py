@@ -30,6 +30,9 @@ from pavi.subsampling import full_batch
 
 Places = dict[str, np.ndarray]
 
+# What is drawn as an integer must fit into one.
+_LARGEST_COUNT = 2.0**62
+
 
 class Request(NamedTuple):
     """What is to be predicted; `Posterior.predict` describes it."""
@@ -100,13 +103,13 @@ def _one(
         spec = evaluate_spec(graph, variable.name, values, batch, lead=1)
         shape = (*noise.shape[: 1 + plates], *variable.event, noise_width(spec))
         value = draw(spec, noise.reshape(shape))
-    wrong = ~np.isfinite(value)
+    wrong = ~(np.abs(value) < (_LARGEST_COUNT if spec.discrete else np.inf))
     if wrong.any():
         sample, *where = (int(i) for i in np.argwhere(wrong)[0])
         raise DataError(
             f"predict: draw {sample} of {variable.place} is {value[(sample, *where)]} at element "
-            f"{tuple(where)}: {type(spec).__name__} has a parameter there that is not finite, as "
-            f"where exp overflows. Give the latents above it tighter priors."
+            f"{tuple(where)}: {type(spec).__name__} has a parameter there that is not finite or "
+            f"beyond all counts, as where exp overflows. Give the latents above it tighter priors."
         )
     return value
 
@@ -196,28 +199,30 @@ def _latents(
     own = data is fitted.data
     batch = fitted.full if own else _part(fitted, places)
     if request.latents is None:
-        rows, given = fitted.rows(batch), None
         at = {p: _rows_at(batch.indices[p], index) for p, index in places.items()}
+        draws = fitted.draws(request.num_samples, request.seed, batch, beside=numbers)
     else:
-        given = fitted.checked(request.latents, "predict: latents")
-        held = len(next(iter(given.values())))
-        if held != request.num_samples:
-            raise DataError(
-                f"predict: latents holds {held} draws, but num_samples={request.num_samples}. Give "
-                f"as many as there are."
-            )
         at = {p: np.maximum(index, 0) for p, index in places.items()}
-    start = 0
-    for noise, count in fitted.chunks(request.num_samples, request.seed, batch, beside=numbers):
-        if given is None:
-            drawn = fitted.functions.sample(fitted.weights, rows, noise, batch)
-            values = {name: value[:count] for name, value in drawn.items()}
+        draws = _given(fitted, request, numbers)
+    for values in draws:
+        if own:
+            yield values
         else:
-            values = {name: value[start : start + count] for name, value in given.items()}
-        start += count
-        if not own:
-            values = {v.name: _taken(v, values[v.name], places, at) for v in graph.latents}
-        yield values
+            yield {v.name: _taken(v, values[v.name], places, at) for v in graph.latents}
+
+
+def _given(fitted: Fitted, request: Request, numbers: int) -> Iterator[Arrays]:
+    """The draws that were given, some at a time."""
+    given = fitted.checked(request.latents or {}, "predict: latents")
+    held = len(next(iter(given.values())))
+    if held != request.num_samples:
+        raise DataError(
+            f"predict: latents holds {held} draws, but num_samples={request.num_samples}. Give as "
+            f"many as there are."
+        )
+    chunk = fitted.chunk(held, fitted.full, beside=numbers)
+    for start in range(0, held, chunk):
+        yield {name: value[start : start + chunk] for name, value in given.items()}
 
 
 def _taken(latent: Random, value: np.ndarray, places: Places, at: Places) -> np.ndarray:

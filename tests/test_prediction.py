@@ -271,11 +271,12 @@ def test_an_observed_parent_enters_as_drawn_or_as_it_is() -> None:
     data_error(lambda: posterior.predict(4, data=Data({"y": np.zeros(2)})), "'dose'", "parent")
 
 
-def test_counts_beyond_all_numbers_are_refused() -> None:
+@pytest.mark.parametrize("level", [2000.0, 60.0])
+def test_counts_beyond_all_numbers_are_refused(level: float) -> None:
     graph = PlateGraph(
         [Plate("row")],
         [
-            Latent("level", dist.Normal(2000.0, 1.0)),
+            Latent("level", dist.Normal(level, 1.0)),
             Observed("y", lambda level: dist.Poisson(log_rate=level), plates="row"),
         ],
     )
