@@ -6,7 +6,7 @@ of the likelihoods. So much of it as needs no data is found out here, once, on p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -147,7 +147,7 @@ def find_evidence(groups: Groups, family: Family, name: str, encoder: str) -> Fo
     plates = groups.plates(name)
     through: dict[str, tuple[str, ...]] = {}
     left_out: list[str] = []
-    linear = True
+    linear = straight = True
     for observed in graph.observed:
         reach = groups.below(observed.name, later)
         if name not in reach:
@@ -165,7 +165,7 @@ def find_evidence(groups: Groups, family: Family, name: str, encoder: str) -> Fo
             left_out.append(observed.name)
         if aligned and (informed or encoder != "natural"):
             through[observed.name] = tuple(sorted(reach, key=order.index))
-            linear = linear and effect.linear
+            linear, straight = linear and effect.linear, straight and effect.straight
     if not through:
         return Found(None, tuple(left_out))
     hidden, crossed = _between(groups, name, through)
@@ -178,6 +178,7 @@ def find_evidence(groups: Groups, family: Family, name: str, encoder: str) -> Fo
             for observed, names in through.items()
         ),
         newton_steps=1 if linear else family.newton_steps,
+        straight=straight,
     )
     return Found(evidence, tuple(left_out))
 
@@ -253,10 +254,12 @@ class _Effect:
 
     Attributes:
         parents: the latents that it is a function of and that move a predictor.
-        linear: whether the log likelihood is quadratic in the latents of the blocks concerned.
+        straight: whether all predictors are linear in the latents of the blocks concerned.
+        linear: whether the log likelihood is quadratic in them besides.
     """
 
     parents: frozenset[str]
+    straight: bool
     linear: bool
 
 
@@ -273,7 +276,7 @@ def _effect(groups: Groups, observed: str, blocks: frozenset[str]) -> _Effect:
     graph = groups.graph
     variable, probe = graph.variables[observed], graph.probe
     if not probe[observed].has_potential:
-        return _Effect(frozenset(), False)
+        return _Effect(frozenset(), False, False)
     moving = {latent.name for name in blocks for latent in groups.latents[name]}
     rng = np.random.default_rng(0)
     start: dict[str, Any] = {}
@@ -296,20 +299,38 @@ def _effect(groups: Groups, observed: str, blocks: frozenset[str]) -> _Effect:
         moved = _predictors(graph, observed, start | {name: start[name] + step[name]})
         if name in moving and any(_differ(a, b) for a, b in zip(centre, moved, strict=True)):
             parents.add(name)
-    real = all(isinstance(probe[p].support, Real) for p in parents)
-    # A latent's prior is its whitening: it is linear in the real parents that only place it.
-    above = {q for p in moving for q in graph.variables[p].parents if q in moving}
-    real = real and all(isinstance(probe[q].support, Real) for q in above)
-    linear = real and probe[observed].quadratic
-    if linear:
+    # A latent's prior is its whitening: it is taken to be linear in its real parents.
+    above = {q for name in moving for q in graph.variables[name].parents if q in moving}
+    straight = linear = all(isinstance(probe[p].support, Real) for p in parents | above)
+    if straight:
         there, back = (
             _predictors(graph, observed, {**start, **{n: start[n] + s * step[n] for n in parents}})
             for s in (1.0, -1.0)
         )
         curved = [_differ(a + b, 2.0 * c) for a, b, c in zip(there, back, centre, strict=True)]
         others = [_differ(a, c) for a, c in zip(there[1:], centre[1:], strict=True)]
-        linear = not any(curved) and not any(others)
-    return _Effect(frozenset(parents), linear)
+        straight = not any(curved) and all(_placed(graph, name, moving) for name in moving)
+        linear = probe[observed].quadratic and not any(curved) and not any(others)
+    return _Effect(frozenset(parents), straight, linear)
+
+
+def _placed(graph: PlateGraph, name: str, moving: Collection[str]) -> bool:
+    """Whether a latent's prior is linear in those of its parents that move, its scale constant."""
+    variable, probe = graph.variables[name], graph.probe
+    above = [parent for parent in variable.parents if parent in moving]
+    if not above:
+        return True
+    start: dict[str, Any] = {}
+    for parent in variable.parents:
+        shape = aligned_shape(graph.variables[parent], variable, graph.plates, FIRST)
+        known = parent not in probe
+        start[parent] = np.ones(shape) if known else placeholder(probe[parent].support, shape)
+    moments = []
+    for size in (0.0, _MOVE, -_MOVE):
+        values = start | {parent: start[parent] + size for parent in above}
+        moments.append(graph.spec(name, values).unconstrained_moments())
+    (place, scale), (ahead, wider), (behind, _) = moments
+    return not _differ(ahead + behind, 2.0 * np.asarray(place)) and not _differ(scale, wider)
 
 
 def _move(rng: np.random.Generator, value: np.ndarray, real: bool) -> np.ndarray:
@@ -332,7 +353,7 @@ def _predictors(graph: PlateGraph, observed: str, values: Mapping[str, Any]) -> 
     return [np.asarray(p, np.float64) for p in predictors]
 
 
-def _differ(a: np.ndarray, b: np.ndarray) -> bool:
+def _differ(a: Any, b: Any) -> bool:
     with np.errstate(all="ignore"):
         close = np.abs(a - b) <= _SAME * (1.0 + np.abs(a) + np.abs(b))
     return not bool(np.all(close | (np.isnan(a) & np.isnan(b))))

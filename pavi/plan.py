@@ -75,12 +75,15 @@ class Evidence:
         crossed: later blocks that cross the target; they enter by their prior, which widens.
         factors: the observed variables below the target.
         newton_steps: number of linearisations.
+        straight: whether the predictors are linear in the whitened coordinates of these blocks, so
+            that their slopes are the same everywhere.
     """
 
     hidden: tuple[str, ...]
     crossed: tuple[str, ...]
     factors: tuple[Factor, ...]
     newton_steps: int
+    straight: bool
 
 
 def evidence_beyond(

@@ -5,9 +5,8 @@ g and expected information h at f,
 
     log p(x | f + df) ~ g df - h df^2 / 2.
 
-The predictor is linearised in the whitened coordinates z of the blocks it depends on by central
-differences at the sigma points z +- e_j (exact for a linear or quadratic predictor, no automatic
-differentiation needed), f(z) ~ f0 + J (z - z0), so that each row emits natural parameters
+The predictor is linearised in the whitened coordinates z of the blocks it depends on,
+f(z) ~ f0 + J (z - z0) (`pavi.linearisation`), so that each row emits natural parameters
 
     precision J' h J,    shift J' (g + h J z0),
 
@@ -30,9 +29,10 @@ from pavi import ops
 from pavi.alignment import align, pool
 from pavi.batch import Batch
 from pavi.bijectors import GaussianPotential, solve_potential
-from pavi.model import evaluate_spec, observed_value, row_weights
-from pavi.plan import BlockPlan, Factor, GuidePlan, Recipe
-from pavi.whitening import block_diagonal, from_whitened, merge_copies, split_copies
+from pavi.linearisation import Rows, at_origin, at_rows, linearise
+from pavi.model import row_weights
+from pavi.plan import BlockPlan, Evidence, GuidePlan, Recipe
+from pavi.whitening import block_diagonal, merge_copies, split_copies
 
 Array = Any
 
@@ -78,9 +78,7 @@ def natural_potential(
         Precision `[S, *axes, dimension, dimension]` and shift `[S, *axes, dimension]` in the
         block's whitened coordinates.
     """
-    evidence = block.evidence
-    if evidence is None:
-        raise ValueError(f"Block {block.name} has no evidence.")
+    evidence = _evidence_of(block)
     if block.plates and not block.joint:
         # Seen from an element of the target, the copies of what is nested in it stand alone.
         plan = replace(plan, blocks=tuple(replace(b, joint=False) for b in plan.blocks))
@@ -90,8 +88,15 @@ def natural_potential(
     samples = ops.shape(like)[0]
     origin = {b.name: _zeros(b, samples, batch, like) for b in blocks}
     potential = GaussianPotential(like, like)
+    start = linearise(plan, evidence, blocks, origin, values, batch)
     for step in range(evidence.newton_steps):
-        factors = _linearise(plan, block, blocks, origin, values, batch, first=step == 0)
+        if not step:
+            rows = start
+        elif evidence.straight:
+            rows = [at_origin(plan, part, origin, batch) for part in start]
+        else:
+            rows = linearise(plan, evidence, blocks, origin, values, batch)
+        factors = _pooled(plan, block, rows, origin, batch, first=not step)
         eliminated = {b.name: _eliminate(plan, factors, b, batch) for b in hidden}
         potential = GaussianPotential(factors.precision[block.name], factors.shift[block.name])
         if step + 1 < evidence.newton_steps:
@@ -107,35 +112,20 @@ def _zeros(block: BlockPlan, samples: int, batch: Batch, like: Array) -> Array:
     return ops.asarray(np.zeros((samples, *sizes, block.size)), like=like)
 
 
-def _linearise(
+def _pooled(
     plan: GuidePlan,
     target: BlockPlan,
-    blocks: list[BlockPlan],
+    rows: list[Rows],
     origin: Mapping[str, Array],
-    values: Mapping[str, Array],
     batch: Batch,
     *,
     first: bool,
 ) -> _Factors:
-    """Gaussian factors of all observed rows around `origin` (one vector for each copy)."""
-    evidence = target.evidence
-    if evidence is None:
-        raise ValueError(f"Block {target.name} has no evidence.")
-    widths = {b.name: b.size for b in blocks}
-    starts = dict(zip(widths, np.cumsum([0, *widths.values()]), strict=False))
-    total = sum(widths.values())
-    # Sigma points: the origin, then + e_j, then - e_j for every coordinate j.
-    points = np.concatenate([np.zeros((1, total)), np.eye(total), -np.eye(total)])
-    known = dict(values)
-    for b in blocks:
-        base = origin[b.name]
-        offsets = points[:, starts[b.name] : starts[b.name] + b.size]
-        shape = (len(points), *(1,) * (len(ops.shape(base)) - 1), b.size)
-        moved = ops.expand_dims(base, 0) + ops.asarray(offsets.reshape(shape), like=base)
-        known |= from_whitened(plan, b, moved, known, batch)[0]
+    """Gaussian factors of all observed rows, pooled to the elements of the blocks."""
+    evidence = _evidence_of(target)
     factors = _Factors()
-    for factor in evidence.factors:
-        _add_rows(plan, target, factor, widths, origin, known, batch, factors, first)
+    for part in rows:
+        _add_rows(plan, target, part, origin, batch, factors, first)
     for b in (target, *(plan.block(name) for name in evidence.hidden)):
         if b.name not in factors.precision:
             # No predictor moves with this block: it keeps its prior.
@@ -148,89 +138,57 @@ def _linearise(
 def _add_rows(
     plan: GuidePlan,
     target: BlockPlan,
-    factor: Factor,
-    widths: Mapping[str, int],
+    rows: Rows,
     origin: Mapping[str, Array],
-    known: Mapping[str, Array],
     batch: Batch,
     factors: _Factors,
     first: bool,
 ) -> None:
-    """Adds the factors of one observed variable, pooled to the elements of the blocks.
-
-    `widths` are the sizes of the blocks, in the order of the sigma points.
-    """
-    graph, observed = plan.graph, factor.observed
-    variable, total = graph.variables[observed], sum(widths.values())
-    spec = evaluate_spec(graph, observed, known, batch, lead=2)
-    value = observed_value(graph, observed, batch, lead=2)
-    rank = len(ops.shape(value)) - spec.event_rank + spec.predictor_rank
-    predictors = spec.predictors()
-    varying = [_varies(p, rank, total) for p in predictors]
-    centres = tuple(p[:1] if v else p for p, v in zip(predictors, varying, strict=True))
-    start = centres
+    """Adds the factors of one observed variable; `first` where nothing is known of the latents."""
+    observed, spec, value, rank = rows.factor.observed, rows.spec, rows.value, rows.rank
+    plates, through = plan.graph.variables[observed].plates, rows.factor.through
+    start = rows.centres
     if first and not spec.quadratic:
         guesses = spec.data_predictors(value)
         start = tuple(
-            c if g is None else g + ops.zeros_like(c) for c, g in zip(centres, guesses, strict=True)
+            c if g is None else g + ops.zeros_like(c)
+            for c, g in zip(rows.centres, guesses, strict=True)
         )
-    slopes = spec.with_predictors(start).score_and_information(value)
-    weights = row_weights(graph, observed, batch, importance=target.partial)
-    crossed = target.evidence.crossed if target.evidence else ()
-    for p, v, c, s, (score, information) in zip(
-        predictors, varying, centres, start, slopes, strict=True
+    pulls = spec.with_predictors(start).score_and_information(value)
+    weights = row_weights(plan.graph, observed, batch, importance=target.partial)
+    crossed = _evidence_of(target).crossed
+    for parts, c, s, (score, information) in zip(
+        rows.slopes, rows.centres, start, pulls, strict=True
     ):
-        if not v:
+        if parts is None:
             continue
-        # J_j = (f(z + e_j) - f(z - e_j)) / 2
-        _, ahead, behind = ops.split(p, [1, total, total], 0)
-        jacobian = ops.split(0.5 * (ahead - behind), list(widths.values()), 0)
         gradient = (score + information * (s - c))[0]
         information = information[0]
         if weights is not None:
             shape = (1, *ops.shape(weights), *(1,) * (rank - 2 - len(ops.shape(weights))))
             gradient = gradient * ops.reshape(weights, shape)
             information = information * ops.reshape(weights, shape)
-        moved = dict(zip(widths, jacobian, strict=True))
-        parts = {name: _last(moved[name]) for name in factor.through}
         for name in crossed:
             if name in parts:
                 # A block that crosses the target is not known yet: h <- h / (1 + h J J').
                 wide = 1.0 + information * ops.sum(parts[name] * parts[name], -1)
                 gradient, information = gradient / wide, information / wide
-        for name in factor.through:
-            if name not in crossed:
-                offset = _at_rows(plan, name, origin[name], variable.plates, rank, batch)
-                gradient = gradient + information * ops.sum(parts[name] * offset, -1)
-        kept = [n for n in factor.through if n not in crossed]
-        _pool_rows(plan, variable.plates, kept, parts, gradient, information, batch, factors)
+        kept = [n for n in through if n not in crossed]
+        for name in kept:
+            offset = at_rows(plan, name, origin[name], plates, rank, batch)
+            gradient = gradient + information * ops.sum(parts[name] * offset, -1)
+        _pool_rows(plan, plates, kept, parts, gradient, information, batch, factors)
 
 
-def _varies(predictor: Array, rank: int, total: int) -> bool:
-    """Whether a predictor was evaluated at each sigma point, or depends on none of the blocks."""
-    shape = ops.shape(predictor)
-    return len(shape) == rank and shape[0] == 2 * total + 1
-
-
-def _last(x: Array) -> Array:
-    """The first axis moved behind all the others."""
-    rank = len(ops.shape(x))
-    return ops.transpose(x, (*range(1, rank), 0))
+def _evidence_of(block: BlockPlan) -> Evidence:
+    if block.evidence is None:
+        raise ValueError(f"Block {block.name} has no evidence.")
+    return block.evidence
 
 
 def _transposed(x: Array) -> Array:
     rank = len(ops.shape(x))
     return ops.transpose(x, (*range(rank - 2), rank - 1, rank - 2))
-
-
-def _at_rows(
-    plan: GuidePlan, name: str, vector: Array, plates: tuple[str, ...], rank: int, batch: Batch
-) -> Array:
-    """A block's vectors `[S, *plates, d]` at the rows of an observed variable, event axes of 1."""
-    recipe = plan.graph.alignment(plan.block(name).plates, plates)
-    out = align(vector, recipe, plates, batch.members, event_rank=1, child_event_rank=0)
-    shape = ops.shape(out)
-    return ops.reshape(out, (*shape[:-1], *(1,) * (rank - 1 - len(plates) - 1), shape[-1]))
 
 
 def _pool_rows(

@@ -387,5 +387,8 @@ def _particles(plan: GuidePlan, sizes: Mapping[str, int]) -> int:
     """Draws a step: as many as keep it small, by the numbers that one of them takes."""
     variables = (*plan.graph.latents, *plan.graph.observed)
     numbers = sum(math.prod((*(sizes[p] for p in v.plates), *v.event)) for v in variables)
+    # A dense precision of each copy, which is most of the work where vectors are long.
+    dense = (block for block in plan.blocks if not block.elementwise)
+    numbers += sum(math.prod(sizes[p] for p in b.axes) * b.dimension**2 for b in dense)
     step = 2 if plan.paired else 1
     return step * int(np.clip(_PARTICLE_NUMBERS // (step * numbers), 1, _MAX_PARTICLES // step))

@@ -510,6 +510,34 @@ def test_one_linearisation_is_enough_for_linear_gaussian_models_only(
     assert evidence.newton_steps == (1 if linear else 5)
 
 
+@pytest.mark.parametrize(
+    ("prior", "likelihood", "straight"),
+    [
+        (lambda a, t: dist.Normal(a, 1.0), lambda b, t: dist.Poisson(ops.exp(b * t)), True),
+        (lambda a, t: dist.Normal(a * t, 1.0), lambda b, t: dist.Bernoulli(logits=t - b), True),
+        (lambda a, t: dist.Normal(a * a, 1.0), lambda b, t: dist.Bernoulli(logits=b), False),
+        (lambda a, t: dist.Normal(0.0, ops.exp(a)), lambda b, t: dist.Bernoulli(logits=b), False),
+        (lambda a, t: dist.Normal(a, 1.0), lambda b, t: dist.Poisson(1.0 + b * b), False),
+    ],
+)
+def test_straight_predictors_are_linearised_once(
+    prior: Any, likelihood: Any, straight: bool
+) -> None:
+    """What lies between a block and its data moves the predictor through its own prior."""
+    graph = PlateGraph(
+        [Plate("g"), Plate("n", within="g")],
+        [
+            Covariate("t", plates="n"),
+            Latent("a", dist.Normal(0.0, 1.0), plates="g"),
+            Latent("b", prior, plates="n"),
+            Observed("y", likelihood, plates="n"),
+        ],
+    )
+    evidence = lower(graph, Family(), {"g": 3, "n": 9}).block("g").evidence
+    assert evidence.hidden == ("n",)
+    assert (evidence.straight, evidence.newton_steps) == (straight, 3)
+
+
 def test_a_plan_like_another_keeps_its_order_and_encodings() -> None:
     graph = PlateGraph(
         [Plate("a"), Plate("b"), Plate("row", within=("a", "b"))],
