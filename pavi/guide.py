@@ -132,7 +132,7 @@ def sample(
         draw.base[name], draw.whitened[name] = eps, w
         draw.prior_log_det[name] = _total(block, log_det_prior)
         # log q(theta) = log N(eps; 0, I) - log |d theta / d eps|
-        draw.log_prob[name] = _standard_normal(eps) - log_det - draw.prior_log_det[name]
+        draw.log_prob[name] = standard_normal(eps) - log_det - draw.prior_log_det[name]
     return draw
 
 
@@ -205,7 +205,7 @@ def evaluate(plan: GuidePlan, params: Params, rows: Params, draw: Draw, batch: B
             # The value is known to the last digit; only the gradient comes from the inverse.
             eps = draw.base[block.name] + (eps - ops.stop_gradient(eps))
         out.base[block.name] = eps
-        out.log_prob[block.name] = _standard_normal(eps) + log_det - draw.prior_log_det[block.name]
+        out.log_prob[block.name] = standard_normal(eps) + log_det - draw.prior_log_det[block.name]
     return out
 
 
@@ -357,7 +357,7 @@ def _residual(block: BlockPlan, row: Array) -> tuple[Array, Array]:
     return row[..., : block.dimension], row[..., block.dimension :]
 
 
-def _standard_normal(eps: Array) -> Array:
+def standard_normal(eps: Array) -> Array:
     """Log N(eps; 0, I), summed over the vector."""
     return -0.5 * ops.sum(eps * eps + _LOG_2_PI, -1)
 

@@ -8,7 +8,7 @@ guides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -19,9 +19,9 @@ import numpyro.distributions as npd
 
 from pavi.backends.numpyro.model import Layout, as_arrays
 from pavi.batch import Batch
-from pavi.guide import sample
+from pavi.guide import sample, standard_normal
 from pavi.plan import BlockPlan, GuidePlan
-from pavi.tables import table_rows
+from pavi.tables import rows_of
 
 Array = Any
 
@@ -81,26 +81,19 @@ class GuideSites:
         fixed = {f"{b.name}/{k}" for b in plan.blocks for k, s in b.parameters if not s.trainable}
         for name in fixed & weights.keys():
             weights[name] = jax.lax.stop_gradient(weights[name])
-        rows: dict[str, Array] = {}
-        for name, initial in initial_tables.items():
-            table = _param(f"{prefix}{name}/table", initial)
-            shape = [batch.indices[plate].shape[0] for plate in plan.block(name).axes]
-            rows[name] = jnp.reshape(table[table_rows(plan, name, batch)], (*shape, -1))
+        tables = {k: _param(f"{prefix}{k}/table", v) for k, v in initial_tables.items()}
         noise: dict[str, Array] = {}
-        base_log_prob: dict[str, Array] = {}
         for block in plan.blocks:
             standard = npd.Normal().expand([block.dimension]).to_event(1)
             with layout.rows(block.axes, batch):
                 auxiliary = {"is_auxiliary": True}
                 eps = numpyro.sample(f"{prefix}{block.name}", standard, infer=auxiliary)
-            eps = layout.from_site(eps, block.axes, 1)
-            noise[block.name], base_log_prob[block.name] = eps[None], standard.log_prob(eps)
-        values, log_prob = _drawn(plan)(weights, rows, noise, batch)
+            noise[block.name] = layout.from_site(eps, block.axes, 1)
+        values, log_det = _evaluated(plan, weights, tables, noise, batch)
         densities: dict[str, Array] = {}
         for block in plan.blocks:
             # log |d eps / d theta|: what the auxiliary sites have not counted of log q(theta)
-            density = log_prob[block.name][0] - base_log_prob[block.name]
-            density = _per_copy(block, density, batch)
+            density = _per_copy(block, log_det[block.name], batch)
             # The block has one density; its first latent carries it.
             first, *others = (slot.name for slot in block.slots)
             densities |= {first: density, **dict.fromkeys(others, jnp.zeros_like(density))}
@@ -108,21 +101,42 @@ class GuideSites:
         for name in self._order:
             plates = plan.graph.variables[name].plates
             with layout.rows(plates, batch):
-                site = layout.delta(plan.graph, name, values[name][0], densities[name])
+                site = layout.delta(plan.graph, name, values[name], densities[name])
                 called = layout.site(name)
                 sites[called] = numpyro.sample(called, site)
         return sites
 
 
+def _evaluated(
+    plan: GuidePlan, weights: Any, tables: Any, noise: Any, batch: Batch
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """A draw of every latent, and the log determinant of each block, `[*axes]`.
+
+    Numbers at hand go through NumPy: to compile for the one call of `SVI.init` takes far longer.
+    """
+    given = (weights, tables, noise, batch)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
+        return _drawn(plan)(*given)
+    dtype = jnp.result_type(float)
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), _draw(plan, *jax.tree.map(_host, given)))
+
+
+def _host(array: Array) -> np.ndarray:
+    return np.asarray(array)
+
+
 @lru_cache(maxsize=16)
 def _drawn(plan: GuidePlan) -> Callable[..., Any]:
-    """Draws of a plan with their log density; compiled, for who calls a guide step by step."""
+    """`_draw` for a program that is being traced: traced once, however often it is called there."""
+    return jax.jit(partial(_draw, plan))
 
-    def drawn(weights: Any, rows: Any, noise: Any, batch: Batch) -> Any:
-        draw = sample(plan, weights, rows, noise, batch)
-        return draw.values, draw.log_prob
 
-    return jax.jit(drawn)
+def _draw(plan: GuidePlan, weights: Any, tables: Any, noise: Any, batch: Batch) -> Any:
+    rows = rows_of(plan, tables, batch)
+    draw = sample(plan, weights, rows, {name: eps[None] for name, eps in noise.items()}, batch)
+    base = {name: standard_normal(eps) for name, eps in noise.items()}
+    values = {name: value[0] for name, value in draw.values.items()}
+    return values, {name: value[0] - base[name] for name, value in draw.log_prob.items()}
 
 
 def _param(name: str, initial: np.ndarray) -> Array:
