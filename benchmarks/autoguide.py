@@ -1,4 +1,4 @@
-"""AutoPAVI in stock SVI beside AutoNormal: time of a step by number of groups, and a reference case.
+"""AutoPAVI in stock SVI beside AutoNormal: time of a step by number of groups; a reference case.
 
     python benchmarks/autoguide.py
     python benchmarks/autoguide.py --groups --cases FOLDER
@@ -166,7 +166,8 @@ def main() -> None:
         micro = row["microseconds"]
         print(
             f"{groups:9d} groups, {args.batch} a step     {micro['pavi']:10.0f}  "
-            f"{micro['normal']:10.0f}  {row['ratio']:6.3f}  {micro['rows']:6.0f}  {row['own']:6.0f}",
+            f"{micro['normal']:10.0f}  {row['ratio']:6.3f}  {micro['rows']:6.0f}  "
+            f"{row['own']:6.0f}",
             flush=True,
         )
         keep(row, args.results)

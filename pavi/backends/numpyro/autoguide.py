@@ -14,10 +14,12 @@ from numpyro import handlers
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.initialization import init_to_median
 
+from pavi.backends.numpyro.arguments import encoded
 from pavi.backends.numpyro.calls import ModelLayout, batch_of, default_dtype
 from pavi.backends.numpyro.guide import GuideSites
 from pavi.backends.numpyro.portable import Portable, portable, to_rows, warn_unread
-from pavi.backends.numpyro.tracing import identifier, read, run
+from pavi.backends.numpyro.runs import array_arguments, inconsistent, run
+from pavi.backends.numpyro.tracing import identifier, read
 from pavi.encoders import initial_table
 from pavi.family import Family
 from pavi.guide import initial_weights
@@ -27,6 +29,8 @@ from pavi.whitening import to_whitened
 
 Array = Any
 
+# What a step of the weights that refine a shape counts for, beside those that find it.
+REFINING_PACE = 0.1
 # Draws behind medians and quantiles, and the seed of their noise.
 QUANTILE_DRAWS, QUANTILE_SEED = 2000, 0
 
@@ -52,7 +56,10 @@ class AutoPAVI(AutoGuide):
             `pavi.Family(encoding="encoder")`, allows plates to change their size between calls.
         prefix: begins the names of params and of auxiliary sites.
         init_loc_fn: where latents on no plate start.
-        encode: the observed sites that the encoder sees; all of them by default.
+        encode: what the encoder sees: names of observed sites, all of them if none is named; and of
+            array arguments of the model, beside those that flow into these sites. It is a deep set
+            that looks at arguments, `pavi.Family(encoder="deep_set")`: the natural encoder
+            evaluates the likelihood itself, and there is no more to see.
         create_plates: as in every `AutoGuide`.
     """
 
@@ -77,6 +84,7 @@ class AutoPAVI(AutoGuide):
         self._weights: dict[str, np.ndarray] = {}
         self._arguments: tuple[Any, Any] | None = None
         self._observed: dict[str, Array] = {}
+        self._compiled: tuple[Any, list[Any], Callable[..., Any]] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         if self.prototype_trace is None:
@@ -93,6 +101,9 @@ class AutoPAVI(AutoGuide):
     ) -> dict[str, Array]:
         """Draws of the latents of the whole model, with its deterministic sites.
 
+        Where the arguments hold a batch alone, and no data of a plate's other rows, they are draws
+        of the latents of this batch.
+
         Args:
             rng_key: a key.
             params: the guide's params.
@@ -105,18 +116,45 @@ class AutoPAVI(AutoGuide):
         """
         args, kwargs = self._given(args, kwargs)
         self._check_params(params)
+        drawn = self._drawn(args, kwargs, many=bool(sample_shape))
+        if not sample_shape:
+            return dict(drawn(rng_key, dict(params)))
+        draws = drawn(jax.random.split(rng_key, prod(sample_shape)), dict(params))
+        return {n: jnp.reshape(x, (*sample_shape, *x.shape[1:])) for n, x in draws.items()}
 
-        def one(key: Array) -> dict[str, Array]:
+    def _drawn(self, args: Any, kwargs: Any, *, many: bool) -> Callable[..., Any]:
+        """Draws on these arguments, `(key, params) -> {site: value}`; compiled once for a while."""
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        key = (tree, many, *map(id, leaves))
+        if self._compiled is not None and self._compiled[0] == key:
+            return self._compiled[2]
+        whole = self._takes_whole(args, kwargs)
+
+        def one(key: Array, params: Mapping[str, Array]) -> dict[str, Array]:
             with handlers.block(), handlers.seed(rng_seed=key), handlers.substitute(data=params):
-                values, known = self._sampled(args, kwargs, whole=True)
+                values, known = self._sampled(args, kwargs, whole=whole)
             trace = run(self.model, args, kwargs, {**known, **params, **values})
             fixed = {n: s["value"] for n, s in trace.items() if s["type"] == "deterministic"}
             return {**values, **fixed}
 
-        if not sample_shape:
-            return dict(jax.jit(one)(rng_key))
-        draws = jax.jit(jax.vmap(one))(jax.random.split(rng_key, prod(sample_shape)))
-        return {n: jnp.reshape(x, (*sample_shape, *x.shape[1:])) for n, x in draws.items()}
+        function = jax.jit(jax.vmap(one, (0, None)) if many else one)
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            # The leaves are kept, that no others come to have their identities.
+            self._compiled = (key, leaves, function)
+        return function
+
+    def _takes_whole(self, args: Any, kwargs: Any) -> bool:
+        """Whether the model can be run on all rows of its plates: not if it is given a batch alone."""
+        plates = [s for s in run(self.model, args, kwargs, {}).values() if s["type"] == "plate"]
+        rows = {s["name"]: jnp.arange(s["args"][0]) for s in plates}
+        try:
+            run(self.model, args, kwargs, rows)
+        except ValueError:
+            return False
+        return True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_compiled": None}
 
     def quantiles(
         self, params: Mapping[str, Array], quantiles: Any, *args: Any, **kwargs: Any
@@ -133,6 +171,10 @@ class AutoPAVI(AutoGuide):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         first = run(self.model, args, kwargs, {})
+        repeated = inconsistent(first)
+        if repeated:
+            # as NumPyro's own guides do, where the sites are latent
+            raise AssertionError(repeated)
         enumerated = _enumerated(first)
         model = self.model
         if enumerated:
@@ -150,12 +192,14 @@ class AutoPAVI(AutoGuide):
             )
         sites = first.items()
         self._observed = {n: s["value"] for n, s in sites if _is_observed(s)}
+        arrays = array_arguments(self.model, args, kwargs)
         for name in self.encode or ():
-            if name not in self._observed:
+            if name not in self._observed and name not in arrays:
                 self.prototype_trace = None
                 raise ValueError(
-                    f"AutoPAVI(encode=...): {name!r} is no observed site of the model; these are "
-                    f"{sorted(self._observed)}."
+                    f"AutoPAVI(encode=...): {name!r} is no observed site of the model, of which "
+                    f"there are {sorted(self._observed)}, and no array among its arguments, which "
+                    f"are {sorted(arrays)}."
                 )
         self._arguments = (args, dict(kwargs))
         found = self._read(args, kwargs, {n: s["value"] for n, s in sites if s["type"] == "plate"})
@@ -209,7 +253,7 @@ class AutoPAVI(AutoGuide):
         plain_dims = {identifier(name): dim for name, dim in dims.items()}
         plain_plates = {identifier(name): plate for name, plate in plates.items()}
         layout = ModelLayout(plain_dims, plain_plates, found.reading.sites)
-        sites = GuideSites(layout, f"{self.prefix}_", order)
+        sites = GuideSites(layout, f"{self.prefix}_", order, pace=REFINING_PACE)
         return sites.sample(plan, self._weights, tables, batch), known
 
     def _opened(
@@ -235,11 +279,13 @@ class AutoPAVI(AutoGuide):
         stand_ins: Mapping[str, Array] | None = None,
     ) -> Portable:
         reading = read(self.model, args, kwargs, known, stand_ins)
-        if self.encode is not None:
-            for name in set(self._observed) - set(self.encode):
-                reading.sites.pop(identifier(name), None)
-                reading.parts.pop(identifier(name), None)
-        return portable(reading)
+        named = set(self.encode or ())
+        for name in set(self._observed) - named if named & set(self._observed) else ():
+            reading.sites.pop(identifier(name), None)
+            reading.parts.pop(identifier(name), None)
+        arrays = array_arguments(self.model, args, kwargs)
+        seen = {n: x for n, x in arrays.items() if n in named - set(self._observed)}
+        return encoded(portable(reading), seen)
 
     def _lowered(self, found: Portable) -> GuidePlan:
         """The plan of one call, with the weights and the tables of the first one."""
@@ -347,7 +393,7 @@ def _enumerated(trace: Mapping[str, Any]) -> set[str]:
             continue
         if site["infer"].get("enumerate") != "parallel":
             raise ValueError(
-                f"AutoPAVI cannot handle the discrete latent site {name!r}. Sum it out by "
+                f"AutoPAVI cannot handle discrete latent site {name!r}. Sum it out by "
                 f"numpyro.contrib.funsor.config_enumerate(model) and TraceEnum_ELBO, or hide it "
                 f"from the guide by numpyro.handlers.block."
             )

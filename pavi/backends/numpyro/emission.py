@@ -162,6 +162,8 @@ class Emitter:
     def _known(self, known: Known, use: tuple[int, Any]) -> Operand:
         if known.number is not None:
             return self._known(known.number, use)
+        if known.random:
+            raise UnreadableError("it takes random numbers of its own")
         plates = [(self._axes.plate(use, a), a) for a, s in enumerate(known.shape) if s > 1]
         events = [a for plate, a in plates if plate is None]
         inside = [(plate, a) for plate, a in plates if plate is not None]

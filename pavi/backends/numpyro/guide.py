@@ -63,10 +63,16 @@ class GuideSites:
         layout: the plates' axes at a site.
         prefix: begins the names of params and of auxiliary sites.
         order: the latents in the order of their sites.
+        pace: what a step of the weights that refine a shape counts for, beside those that find it.
+            `pavi.fit` holds them until its place and scale are found; an optimizer of somebody's
+            own knows one rate for all params, and they would spend themselves on the journey.
     """
 
-    def __init__(self, layout: Layout, prefix: str, order: Iterable[str]) -> None:
+    def __init__(
+        self, layout: Layout, prefix: str, order: Iterable[str], pace: float = 1.0
+    ) -> None:
         self._layout, self._prefix, self._order = layout, prefix, tuple(order)
+        self._pace = pace
 
     def sample(
         self,
@@ -89,7 +95,10 @@ class GuideSites:
                 auxiliary = {"is_auxiliary": True}
                 eps = numpyro.sample(f"{prefix}{block.name}", standard, infer=auxiliary)
             noise[block.name] = layout.from_site(eps, block.axes, 1)
-        values, log_det = _evaluated(plan, weights, tables, noise, batch)
+        slowed = plan.refining if self._pace != 1.0 else frozenset()
+        start = {name: initial_weights[name] for name in slowed & initial_weights.keys()}
+        given = (weights, start, tables, noise, batch)
+        values, log_det = _evaluated(plan, self._pace, given)
         densities: dict[str, Array] = {}
         for block in plan.blocks:
             # log |d eps / d theta|: what the auxiliary sites have not counted of log q(theta)
@@ -108,17 +117,17 @@ class GuideSites:
 
 
 def _evaluated(
-    plan: GuidePlan, weights: Any, tables: Any, noise: Any, batch: Batch
+    plan: GuidePlan, pace: float, given: Any
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """A draw of every latent, and the log determinant of each block, `[*axes]`.
 
     Numbers at hand go through NumPy: to compile for the one call of `SVI.init` takes far longer.
     """
-    given = (weights, tables, noise, batch)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
-        return _drawn(plan)(*given)
+        return _drawn(plan, pace)(*given)
     dtype = jnp.result_type(float)
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype), _draw(plan, *jax.tree.map(_host, given)))
+    out = _draw(plan, pace, *jax.tree.map(_host, given))
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), out)
 
 
 def _host(array: Array) -> np.ndarray:
@@ -126,13 +135,22 @@ def _host(array: Array) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _drawn(plan: GuidePlan) -> Callable[..., Any]:
+def _drawn(plan: GuidePlan, pace: float) -> Callable[..., Any]:
     """`_draw` for a program that is being traced: traced once, however often it is called there."""
-    return jax.jit(partial(_draw, plan))
+    return jax.jit(partial(_draw, plan, pace))
 
 
-def _draw(plan: GuidePlan, weights: Any, tables: Any, noise: Any, batch: Batch) -> Any:
-    rows = rows_of(plan, tables, batch)
+def _draw(
+    plan: GuidePlan, pace: float, weights: Any, start: Any, tables: Any, noise: Any, batch: Batch
+) -> Any:
+    weights = dict(weights)
+    for name, initial in start.items():
+        weights[name] = initial + pace * (weights[name] - initial)
+    # A table starts at zeros.
+    rows = {
+        name: row * pace if name in plan.refining else row
+        for name, row in rows_of(plan, tables, batch).items()
+    }
     draw = sample(plan, weights, rows, {name: eps[None] for name, eps in noise.items()}, batch)
     base = {name: standard_normal(eps) for name, eps in noise.items()}
     values = {name: value[0] for name, value in draw.values.items()}
@@ -141,7 +159,13 @@ def _draw(plan: GuidePlan, weights: Any, tables: Any, noise: Any, batch: Batch) 
 
 def _param(name: str, initial: np.ndarray) -> Array:
     # `Predictive` passes the values it is given through as they are, be they NumPy's.
-    return jnp.asarray(numpyro.param(name, initial))
+    value = jnp.asarray(numpyro.param(name, initial))
+    if value.shape != initial.shape:
+        raise ValueError(
+            f"The params are those of another guide: {name!r} has the shape {initial.shape} here, "
+            f"given {value.shape}. Pass svi.get_params(state) of this guide."
+        )
+    return value
 
 
 def _per_copy(block: BlockPlan, density: Array, batch: Batch) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpyro.distributions import constraints
 
 from pavi import dist
 from pavi.backends.numpyro.axes import Axes, UnreadableError
 from pavi.backends.numpyro.emission import Covariates, Emitter, event_axes, event_of
+from pavi.backends.numpyro.runs import array_arguments, inconsistent, run
 from pavi.backends.numpyro.specs import support_of
-from pavi.backends.numpyro.tracing import Known, Reading, Site, read, run
+from pavi.backends.numpyro.tracing import Known, Reading, Site, read
 from pavi.data import Data
 from pavi.errors import GraphError, PaviWarning
 from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph
@@ -96,8 +97,11 @@ def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Dat
     plates = {n: s for n, s in run(model, args, kwargs, {}).items() if s["type"] == "plate"}
     # A plate that the model subsamples is seen whole.
     whole = {name: jax.numpy.arange(site["args"][0]) for name, site in plates.items()}
+    repeated = inconsistent(run(model, args, kwargs, whole))
+    if repeated:
+        raise GraphError(repeated)
     reading = read(model, args, kwargs, whole)
-    found = portable(reading, _arguments(model, args, kwargs))
+    found = portable(reading, array_arguments(model, args, kwargs))
     enumerated = [n for n, site in reading.sites.items() if site.kind == "enumerated"]
     if enumerated:
         raise GraphError(
@@ -150,11 +154,19 @@ def _unknown(site: Site) -> Latent:
     support = support_of(site.fn.support)
     if support is None:
         raise GraphError(
-            f"The site {site.site!r} has the support {site.fn.support}, which pavi.dist has not, "
-            f"and its distribution cannot be read. Reparametrise it, as by "
-            f"numpyro.handlers.reparam, to a site on the real line."
+            f"The site {site.site!r} on the plates {_plates(site)} is a {type(site.fn).__name__}, "
+            f"which cannot be read, and its support {_said(site.fn.support)} is not one of fixed "
+            f"numbers. Write it as a Uniform or a TruncatedNormal, whose bounds may depend on data "
+            f"and latents, or as a deterministic site of one with a fixed support."
         )
     return Latent(site.name, dist.Flat(support), plates=_plates(site), event=event_of(site))
+
+
+def _said(constraint: Any) -> str:
+    """A constraint by its kind: its bounds may be of a program that is being traced."""
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    return type(constraint).__name__.lstrip("_")
 
 
 def _graph(
@@ -206,19 +218,6 @@ def to_rows(value: Array, site: Site) -> Array:
     rest = [a for a in range(np.ndim(value)) if a not in (*inside, *events)]
     moved = value.transpose((*inside, *events, *rest))
     return moved.reshape(moved.shape[: len(inside) + len(events)])
-
-
-def _arguments(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's arrays by the names of its arguments."""
-    try:
-        bound = inspect.signature(model).bind(*args, **kwargs).arguments
-    except (TypeError, ValueError):
-        bound = dict(kwargs)
-    arrays: dict[str, Any] = {}
-    for name, value in bound.items():
-        items = value.items() if isinstance(value, dict) else [(name, value)]
-        arrays |= {k: v for k, v in items if isinstance(k, str) and np.ndim(v) > 0}
-    return arrays
 
 
 def _namer(arrays: Mapping[str, Any]) -> Callable[[Known], str | None]:

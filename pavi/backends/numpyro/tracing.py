@@ -7,7 +7,6 @@ known, and is evaluated only where it is asked for.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from keyword import iskeyword
@@ -19,15 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as npd
 from jax.extend.core import Literal
-from numpyro import handlers
-from numpyro.distributions import biject_to
-from numpyro.primitives import Messenger
 
+from pavi.backends.numpyro.runs import Model, run
 from pavi.backends.numpyro.specs import Parts, parts, stripped
 from pavi.plates import GLOBALS
 
 Array = Any
-Model = Callable[..., Any]
 
 # Functions of JAX's that are one step of an expression, and not the jaxpr inside of them.
 _WHOLE = ("softplus",)
@@ -73,6 +69,11 @@ class Known:
             return function(np.asarray(self.value) if self.concrete else self.value)
 
         return Known(shape, compute, origin=lambda: (name, self.origin))
+
+    @property
+    def random(self) -> bool:
+        """Whether it is a key of random numbers."""
+        return bool(jnp.issubdtype(self.value.dtype, jax.dtypes.prng_key))
 
     @property
     def concrete(self) -> bool:
@@ -154,40 +155,6 @@ def identifier(name: str) -> str:
     plain = re.sub(r"\W", "_", name)
     plain = plain if plain.isidentifier() else f"_{plain}"
     return f"{plain}_" if iskeyword(plain) or plain == GLOBALS else plain
-
-
-class Placeholders(Messenger):  # type: ignore[misc]
-    """Gives latents a value of their support, and plates their first rows, without drawing."""
-
-    def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["value"] is not None or msg["type"] not in ("sample", "plate"):
-            return
-        if msg["type"] == "plate":
-            size, part = msg["args"]
-            msg["value"] = jnp.arange(size if part is None else part)
-            return
-        fn, shape = msg["fn"], msg["kwargs"].get("sample_shape", ())
-        if msg["is_observed"] or fn.support.is_discrete:
-            return
-        try:
-            transform = biject_to(fn.support)
-        except NotImplementedError:
-            return
-        free = transform.inverse_shape((*shape, *fn.shape()))
-        msg["value"] = transform(jnp.zeros(free, jnp.result_type(float)))
-
-
-def run(
-    model: Model, args: Sequence[Any], kwargs: Mapping[str, Any], data: Mapping[str, Any]
-) -> Any:
-    """The trace of one run with some sites' values, hidden from whoever else listens."""
-    with handlers.block(), warnings.catch_warnings():
-        # Plates are given other rows than they ask for where the whole of them is wanted.
-        warnings.filterwarnings("ignore", "subsample_size does not match")
-        filled = handlers.substitute(
-            Placeholders(handlers.seed(model, rng_seed=0)), data=dict(data)
-        )
-        return handlers.trace(filled).get_trace(*args, **kwargs)
 
 
 def read(
@@ -311,7 +278,8 @@ def _flattened(jaxpr: Any, consts: Sequence[Value], inputs: Sequence[Value]) -> 
     env |= dict(zip(jaxpr.invars, inputs, strict=True))
 
     def at(atom: Any) -> Value:
-        return _known(atom.val) if isinstance(atom, Literal) else env[atom]
+        # A literal may be of a type of JAX's own, without the methods of an array.
+        return _known(np.asarray(atom.val)) if isinstance(atom, Literal) else env[atom]
 
     for eqn in jaxpr.eqns:
         given = [at(atom) for atom in eqn.invars]
