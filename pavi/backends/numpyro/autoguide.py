@@ -144,7 +144,7 @@ class AutoPAVI(AutoGuide):
         return function
 
     def _takes_whole(self, args: Any, kwargs: Any) -> bool:
-        """Whether the model can be run on all rows of its plates: not if it is given a batch alone."""
+        """Whether the model runs on all rows of its plates: not where it is given a batch alone."""
         plates = [s for s in run(self.model, args, kwargs, {}).values() if s["type"] == "plate"]
         rows = {s["name"]: jnp.arange(s["args"][0]) for s in plates}
         try:
