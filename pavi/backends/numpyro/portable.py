@@ -94,12 +94,13 @@ def portable(reading: Reading, names: Mapping[str, Any] | None = None) -> Portab
 
 def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Data]:
     """The graph and the data of a model; see `PlateGraph.from_numpyro`."""
-    plates = {n: s for n, s in run(model, args, kwargs, {}).items() if s["type"] == "plate"}
-    # A plate that the model subsamples is seen whole.
-    whole = {name: jax.numpy.arange(site["args"][0]) for name, site in plates.items()}
-    repeated = inconsistent(run(model, args, kwargs, whole))
+    first = run(model, args, kwargs, {})
+    repeated = inconsistent(first)
     if repeated:
         raise GraphError(repeated)
+    plates = {n: s for n, s in first.items() if s["type"] == "plate"}
+    # A plate that the model subsamples is seen whole.
+    whole = {name: jax.numpy.arange(site["args"][0]) for name, site in plates.items()}
     reading = read(model, args, kwargs, whole)
     found = portable(reading, array_arguments(model, args, kwargs))
     enumerated = [n for n, site in reading.sites.items() if site.kind == "enumerated"]

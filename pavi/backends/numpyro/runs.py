@@ -67,9 +67,12 @@ def run(
                 f"('a name', {size or '...'})."
             )
         if site["type"] == "sample" and site["is_observed"]:
-            shape, value = site["fn"].shape(), jnp.shape(site["value"])
-            if shape != value and not _broadcasts(value, shape):
-                raise ValueError(_disagreement(name, site["cond_indep_stack"], "value", value))
+            try:
+                batch_shape(site)
+            except ValueError as error:
+                shape = jnp.shape(site["value"])
+                said = _disagreement(name, site["cond_indep_stack"], "value", shape)
+                raise ValueError(said) from error
     return trace
 
 
@@ -88,11 +91,13 @@ def array_arguments(model: Model, args: Sequence[Any], kwargs: Mapping[str, Any]
     return arrays
 
 
-def _broadcasts(value: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    try:
-        return jnp.broadcast_shapes(value, shape) == shape
-    except ValueError:
-        return False
+def batch_shape(site: Mapping[str, Any]) -> tuple[int, ...]:
+    """The copies of a site: those of its distribution, and of an observed value that has more."""
+    fn = site["fn"]
+    if not site["is_observed"]:
+        return tuple(fn.batch_shape)
+    shape = jnp.shape(site["value"])
+    return jnp.broadcast_shapes(fn.batch_shape, shape[: max(0, len(shape) - fn.event_dim)])
 
 
 def _misplaced(error: Exception) -> str | None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpyro.distributions as npd
 from jax.extend.core import Literal
 
-from pavi.backends.numpyro.runs import Model, run
+from pavi.backends.numpyro.runs import Model, batch_shape, run
 from pavi.backends.numpyro.specs import Parts, parts, stripped
 from pavi.plates import GLOBALS
 
@@ -198,7 +198,8 @@ def read(
                     own[key] = _to_full(value, lead, rank)
             layout[name] = (made, event if made is not None else 0)
             if site.kind == "observed":
-                own[" value"] = jnp.asarray(trace[site.site]["value"])
+                value = jnp.asarray(trace[site.site]["value"])
+                own[" value"] = jnp.broadcast_to(value, (*site.batch_shape, *site.event_shape))
                 for mask in masks:
                     own[" mask"] = own.get(" mask", True) & jnp.broadcast_to(mask, site.batch_shape)
             out[name] = own
@@ -248,7 +249,7 @@ def _site(site: Mapping[str, Any], trace: Mapping[str, Any], stands: bool) -> Si
         site["name"],
         fn,
         tuple((identifier(frame.name), frame.dim) for frame in frames),
-        tuple(fn.batch_shape),
+        batch_shape(site),
         tuple(fn.event_shape),
         kind,
         1.0 if abs(factor - 1.0) < 1e-9 else factor,
