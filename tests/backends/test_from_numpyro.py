@@ -76,7 +76,8 @@ def regression(x: Any, y: Any) -> None:
     weights = jnp.concatenate([first, beta[1:2]])
     with numpyro.plate("row", 7):
         mean = x @ beta + jnp.where(x[:, 0] > 0, x @ weights, beta[0])
-        numpyro.sample("y", npd.Normal(mean, jax.nn.softplus(beta[2])), obs=y)
+        both = jnp.stack([beta[2], first[0]])
+        numpyro.sample("y", npd.Normal(mean, jax.nn.softplus(jnp.sum(both))), obs=y)
 
 
 def random_slopes(x: Any, county: Any, y: Any) -> None:
@@ -126,6 +127,15 @@ def by_position(y: Any) -> None:
         numpyro.sample("y", npd.Normal(theta, 1.0), obs=y)
 
 
+def plateless(x: Any, y: Any) -> None:
+    """Values of more axes than their distributions have, and of fewer."""
+    mu = numpyro.sample("mu", npd.Normal(0.0, 1.0))
+    numpyro.sample("y", npd.Normal(mu * x[:, 0], 1.0), obs=y)
+    numpyro.sample("z", npd.Normal(mu, 1.0), obs=y)
+    with numpyro.plate("row", 7):
+        numpyro.sample("v", npd.Normal(mu, 1.0), obs=0.5)
+
+
 MODELS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
     "nested": (nested, (COUNTY, Y)),
     "three_levels": (three_levels, (STATE, COUNTY, Y)),
@@ -137,6 +147,7 @@ MODELS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
     "counts": (counts, (Y,)),
     "transformed": (transformed, (Y,)),
     "by_position": (by_position, (Y,)),
+    "plateless": (plateless, (X, Y)),
 }
 
 

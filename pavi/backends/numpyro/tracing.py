@@ -293,12 +293,28 @@ def _flattened(jaxpr: Any, consts: Sequence[Value], inputs: Sequence[Value]) -> 
             env |= dict(zip(eqn.outvars, _flattened(body, consts_of, given), strict=True))
         elif eqn.primitive.name == "pad" and given[0].shape == tuple(eqn.outvars[0].aval.shape):
             env[eqn.outvars[0]] = given[0]  # nothing is added, as in jnp.diag
+        elif eqn.primitive.name == "stack":
+            env[eqn.outvars[0]] = _stacked(given, eqn.params["axis"], eqn.outvars[0].aval.shape)
         else:
             name = eqn.params["name"] if eqn.primitive.name == "jit" else eqn.primitive.name
             for i, var in enumerate(eqn.outvars):
                 label = name if len(eqn.outvars) == 1 else f"{name}[{i}]"
                 env[var] = Node(label, tuple(given), tuple(var.aval.shape), eqn.params)
     return [at(atom) for atom in jaxpr.outvars]
+
+
+def _stacked(given: Sequence[Value], axis: int, shape: tuple[int, ...]) -> Node:
+    """What `jnp.stack` was before it became one function: a new axis, and a concatenation."""
+    one = (*shape[:axis], 1, *shape[axis + 1 :])
+    places = tuple(a for a in range(len(shape)) if a != axis)
+    apart: list[Value] = []
+    for value in given:
+        if isinstance(value, Known):
+            apart.append(value.then(one, ("stack", axis), lambda array: array.reshape(one)))
+        else:
+            params = {"broadcast_dimensions": places}
+            apart.append(Node("broadcast_in_dim", (value,), one, params))
+    return Node("concatenate", tuple(apart), shape, {"dimension": axis})
 
 
 def _inner(eqn: Any) -> Any:
