@@ -39,9 +39,10 @@ def encoded(found: Portable, arrays: Mapping[str, Array]) -> Portable:
         values[called] = partial(_rows_of, found, array, plates)
         for observed in graph.observed:
             reached = {q for p in observed.plates for q in (p, *graph.owners(p))}
-            own = variables[observed.name].dist
-            if reached.issuperset(plates) and isinstance(own, Expression):
-                seeing = replace(own, parents=(*own.parents, called))
+            own = variables[observed.name]
+            expression = own.dist if isinstance(own, Observed) else None
+            if reached.issuperset(plates) and isinstance(expression, Expression):
+                seeing = replace(expression, parents=(*expression.parents, called))
                 variables[observed.name] = Observed(
                     observed.name, seeing, plates=observed.plates, event=observed.event
                 )

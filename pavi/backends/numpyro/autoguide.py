@@ -171,10 +171,8 @@ class AutoPAVI(AutoGuide):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         first = run(self.model, args, kwargs, {})
-        repeated = inconsistent(first)
-        if repeated:
-            # as NumPyro's own guides do, where the sites are latent
-            raise AssertionError(repeated)
+        if repeated := inconsistent(first):
+            raise AssertionError(repeated)  # as NumPyro's guides do, where the sites are latent
         enumerated = _enumerated(first)
         model = self.model
         if enumerated:
