@@ -40,7 +40,7 @@ tfd, tfe = tfp.distributions, tfp.experimental.vi
 CHUNK = 100
 OBSERVATIONS = 10
 # The highest and the lowest rate of each fit; it falls from one to the other as a cosine.
-RATES = (0.1, 0.03, 0.01)
+RATES = (0.3, 0.1, 0.03, 0.01, 0.003)
 FALL = 0.01
 EVALUATIONS, DRAWS = 50, 8
 CASE = "gym_radon_minnesota"

@@ -129,13 +129,13 @@ def test_supports_that_move() -> None:
     with refused("'y'", "support depends on", "theta", "'high'", "fixed support"):
         build(moving, plates=ROWS)
 
-    @tfd.JointDistributionCoroutineAutoBatched
+    @tfd.JointDistributionCoroutine
     def branching() -> Any:
-        u = yield tfd.Normal(0.0, 1.0, name="u")
+        u = yield tfd.JointDistributionCoroutine.Root(tfd.Normal(0.0, 1.0, name="u"))
         yield tfd.Normal(u, 1.0, name="y") if u > 0.0 else tfd.HalfNormal(1.0, name="y")
 
     with refused("value of a part", "support", "tf.where"):
-        build(branching.experimental_pin(y=1.0), plates={})
+        build(branching, plates={}, observations={"y": 1.0})
 
     @tfd.JointDistributionCoroutineAutoBatched
     def bounded() -> Any:

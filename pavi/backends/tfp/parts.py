@@ -82,8 +82,7 @@ def names_of(joint: Any) -> tuple[str, ...]:
 def _distributions(joint: Any) -> list[Any]:
     """The distributions of the parts at one draw."""
     try:
-        with refused_branches():
-            return list(joint._get_single_sample_distributions())
+        return list(joint._get_single_sample_distributions())
     except StopIteration:
         # a coroutine without a yield
         return []

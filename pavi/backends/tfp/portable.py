@@ -55,6 +55,7 @@ class ReadModel:
     observed: frozenset[str]
 
 
+@refused_branches()
 def read_joint_distribution(
     joint_distribution: Any, *, plates: AxesOfPlates, observations: Any = None
 ) -> ReadModel:
@@ -140,8 +141,7 @@ def _traced(joint: Any, parts: tuple[str, ...], shapes: Mapping[str, tuple[int, 
         tf.TensorSpec(shapes[p], dtype, f"value_{i}")
         for i, (p, dtype) in enumerate(zip(parts, dtypes, strict=True))
     ]
-    with refused_branches():
-        graph = tf.function(run, autograph=False).get_concrete_function(*signature).graph
+    graph = tf.function(run, autograph=False).get_concrete_function(*signature).graph
     captured = {
         inner.name: outer.numpy()
         for outer, inner in graph.captures
