@@ -174,7 +174,7 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"shape \(11, 2\)[\s\S]*\(9, 2\)[\s\S]*pavi/school/table"):
         tf.train.Checkpoint(surrogate=ours).read(path).assert_consumed()
     (_, apply_fn), (other_init, _) = both(build_stateless)
-    with refused("apply_fn", "parameters, wanted 15", "school/table", "init_fn"):
+    with refused("apply_fn", r"parameters, wanted \d+", "school/table", "init_fn"):
         apply_fn(other_init((1, 2)))
     init_fn, _ = build_stateless(model.joint, plates=model.plates, observations={"y": EFFECTS})
     values = init_fn((1, 2))

@@ -181,8 +181,8 @@ def test_a_conjugate_models_posterior_is_exact() -> None:
     tfp.vi.fit_surrogate_posterior(
         target.unnormalized_log_prob,
         surrogate,
-        optimizer=adam(1500),
-        num_steps=1500,
+        optimizer=adam(4000),
+        num_steps=4000,
         sample_size=16,
         seed=(3, 4),
         jit_compile=True,
