@@ -64,6 +64,14 @@ def test_graphs_come_back_from_tfp(name: str) -> None:
 def test_pavi_fits_what_was_read() -> None:
     model = MODELS["named"]()
     graph, data = PlateGraph.from_tfp(model.joint, plates=model.plates, observations={"y": EFFECTS})
-    posterior = pavi.fit(graph, data, backend="tfp", steps=200, seed=0, progress=False)
+    posterior = pavi.fit(
+        graph,
+        data,
+        backend="tfp",
+        family=pavi.Family(flow="affine"),
+        steps=200,
+        seed=0,
+        progress=False,
+    )
     assert posterior.sample(5)["theta"].shape == (5, 8)
     assert np.isfinite(posterior.elbo(10)[0])

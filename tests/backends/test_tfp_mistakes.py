@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tfp_models import EFFECTS, schools_named
 
 from pavi import PaviError
 from pavi.backends.tfp import build_pavi_surrogate_posterior as build
+from pavi.backends.tfp import build_pavi_surrogate_posterior_stateless as build_stateless
 
 tfd = tfp.distributions
 
@@ -58,6 +60,15 @@ def test_plates() -> None:
         schools({"school": {"theta": 0}, "pupil": {"theta": 0, "y": 0}})
     with refused("wanted the axis of each part", "'school'"):
         schools({"school": 0})
+    for unnamed in ("", None):
+        with refused("name", "plate", "(in quotes|identifier)"):
+            schools({unnamed: {"theta": 0, "y": 0}})
+    with refused("plates is None", "their axes", "'y': 0"):
+        schools(None)
+    with refused("'school'", "names part 'theta' twice", "axes 0 and 0", "name it once"):
+        schools({"school": {"theta": 0, 2: 0, "y": 0}})
+    with refused("name 'theta'", "plate", "latent", "Rename"):
+        schools({"theta": {"theta": 0, "y": 0}})
 
     @tfd.JointDistributionCoroutineAutoBatched
     def joint() -> Any:
@@ -80,6 +91,9 @@ def test_parts() -> None:
         schools({"school": {"theta": 0, "y": 0}}, z=EFFECTS)
     with refused("'y'", r"shape \(3,\)", r"wanted \(8,\)"):
         schools({"school": {"theta": 0, "y": 0}}, y=EFFECTS[:3])
+    for letters in (list("abcdefgh"), EFFECTS * 1j):
+        with refused(r"observations\['y'\]", "dtype", "numbers", "Convert"):
+            schools({"school": {"theta": 0, "y": 0}}, y=letters)
     with refused("JointDistribution", "Normal"):
         build(tfd.Normal(0.0, 1.0), plates={})
 
@@ -94,6 +108,84 @@ def test_parts() -> None:
     batches = tfd.JointDistributionNamed({"a": tfd.Normal(tf.zeros(3), 1.0)})
     with refused("'a'", "batch shape", "tfd.Independent"):
         build(batches, plates={"row": {"a": 0}})
+
+    inner = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0)])
+    with refused("'a'", "joint distribution of its own", "yield from"):
+        build(tfd.JointDistributionNamed({"a": inner}), plates={})
+    with refused("no parts", "nothing to infer"):
+        build(tfd.JointDistributionCoroutine(lambda: iter(())), plates={})
+
+
+def test_a_count_that_is_none() -> None:
+    target = tfd.JointDistributionSequentialAutoBatched(
+        [tfd.Normal(0.0, 1.0, name="rate"), lambda rate: tfd.Sample(tfd.Poisson(log_rate=rate), 3)]
+    )
+    with refused("0.5 at index 1", "support of Poisson", "plate|row", "Correct"):
+        build(target, plates={"row": {1: 0}}, observations={1: np.array([1.0, 0.5, 2.0])})
+
+
+def test_supports_that_move() -> None:
+    moving = of_rows(lambda t: tfd.Uniform(-1.0, tf.exp(t), name="y"))
+    with refused("'y'", "support depends on", "theta", "'high'", "fixed support"):
+        build(moving, plates=ROWS)
+
+    @tfd.JointDistributionCoroutine
+    def branching() -> Any:
+        u = yield tfd.JointDistributionCoroutine.Root(tfd.Normal(0.0, 1.0, name="u"))
+        yield tfd.Normal(u, 1.0, name="y") if u > 0.0 else tfd.HalfNormal(1.0, name="y")
+
+    with refused("value of a part", "support", "tf.where"):
+        build(branching, plates={}, observations={"y": 1.0})
+
+    @tfd.JointDistributionCoroutineAutoBatched
+    def bounded() -> Any:
+        top = yield tfd.Sample(tfd.Exponential(1.0), 4, name="top")
+        share = yield tfd.Uniform(0.0, top, name="share")
+        yield tfd.Normal(share, 1.0, name="y")
+
+    # A latent's may move, with what is observed or with latents.
+    tops = np.array([0.1, 1.0, 2.0, 5.0], np.float32)
+    surrogate = build(
+        bounded,
+        plates={"row": {"top": 0, "share": 0, "y": 0}},
+        observations={"top": tops, "y": np.ones(4, np.float32)},
+    )
+    share = surrogate.sample(100, seed=(1, 2)).share.numpy()
+    assert (share > 0.0).all()
+    assert (share < tops).all()
+
+
+def test_weights_of_another_model(tmp_path: Path) -> None:
+    model = schools_named()
+    more = np.ones(10, np.float32)
+
+    @tfd.JointDistributionCoroutineAutoBatched
+    def larger() -> Any:
+        theta = yield tfd.Sample(tfd.Normal(0.0, 1.0), 10, name="theta")
+        yield tfd.Normal(theta, 1.0, name="y")
+
+    def both(make: Callable[..., Any]) -> tuple[Any, Any]:
+        first = make(model.joint, plates=model.plates, observations={"y": EFFECTS})
+        return first, make(larger, plates=model.plates, observations={"y": more})
+
+    ours, theirs = both(build)
+    path = tf.train.Checkpoint(surrogate=theirs).write(str(tmp_path / "weights"))
+    # the host's own error, with the names that the variables have here
+    with pytest.raises(ValueError, match=r"shape \(11, 2\)[\s\S]*\(9, 2\)[\s\S]*pavi/school/table"):
+        tf.train.Checkpoint(surrogate=ours).read(path).assert_consumed()
+    (_, apply_fn), (other_init, _) = both(build_stateless)
+    with refused("apply_fn", r"parameters, wanted \d+", "school/table", "init_fn"):
+        apply_fn(other_init((1, 2)))
+    init_fn, _ = build_stateless(model.joint, plates=model.plates, observations={"y": EFFECTS})
+    values = init_fn((1, 2))
+    with refused("'globals/flow/0/input/weight'", r"\(3, 3\)", r"wanted \(1, 32\)", "init_fn"):
+        apply_fn(tf.zeros([3, 3]), *values[1:])
+
+
+def test_values_of_another_model() -> None:
+    surrogate = schools({"school": {"theta": 0, "y": 0}})
+    with pytest.raises(ValueError, match=r"'theta' has a value of shape \(7,\), wanted .* 8"):
+        surrogate.log_prob({"avg": 0.0, "log_sd": 1.0, "theta": tf.zeros(7)})
 
 
 LIKELIHOODS: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
@@ -128,6 +220,10 @@ LIKELIHOODS: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
     "law": (
         lambda t: tfd.Gumbel(t, 1.0, name="y"),
         ("'y'", "Gumbel is no law of pavi.dist"),
+    ),
+    "law in another form": (
+        lambda t: tfd.Deterministic(t, name="y"),
+        ("'y'", "Deterministic is no law", "distributions of its children"),
     ),
     "transformed law": (
         lambda t: tfd.TransformedDistribution(

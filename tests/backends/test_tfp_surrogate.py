@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ pytest.importorskip("tensorflow_probability")
 import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
-from tfp_models import EFFECTS, MODELS, Model, schools_named
+from tfp_models import EFFECTS, MODELS, READ, Model, schools_named
 
+from pavi import Family
 from pavi.backends.tfp import (
     build_pavi_surrogate_posterior,
     build_pavi_surrogate_posterior_stateless,
@@ -23,22 +25,26 @@ from pavi.backends.tfp.model import make_joint_log_prob
 from pavi.backends.tfp.portable import read_joint_distribution
 from pavi.subsampling import full_batch
 
-tfd = tfp.distributions
+tfb, tfd = tfp.bijectors, tfp.distributions
+
+# A spline of the globals takes long to compile, and is not what these tests are about.
+AFFINE = Family(flow="affine")
 
 
-def pinned(model: Model) -> Any:
-    """The model with data drawn from itself."""
+@cache
+def pinned(name: str) -> tuple[Model, Any]:
+    """A model, and it with data drawn from itself."""
+    model = READ[name]()
     drawn = model.joint.sample(seed=(3, 4))
     parts = dict(
         zip(model.joint._flat_resolve_names(), model.joint._model_flatten(drawn), strict=True)
     )
-    return model.joint.experimental_pin(**{name: parts[name] for name in model.observed})
+    return model, model.joint.experimental_pin(**{part: parts[part] for part in model.observed})
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", READ)
 def test_density_of_the_graph_is_the_joint_distributions(name: str) -> None:
-    model = MODELS[name]()
-    target = pinned(model)
+    model, target = pinned(name)
     read = read_joint_distribution(target, plates=model.plates)
     bound = read.data.bind(read.graph)
     mine = make_joint_log_prob(read.graph, full_batch(bound, "float32"))
@@ -53,18 +59,10 @@ def test_density_of_the_graph_is_the_joint_distributions(name: str) -> None:
     np.testing.assert_allclose(flat, wanted, rtol=2e-5, atol=2e-4)
 
 
-def built(name: str, **options: Any) -> tuple[Any, Any]:
-    """A pinned model and its surrogate."""
-    model = MODELS[name]()
-    target = pinned(model)
-    return target, build_pavi_surrogate_posterior(
-        target, plates=model.plates, seed=(0, 1), **options
-    )
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_surrogate_is_structured_as_the_unobserved_parts(name: str) -> None:
-    target, surrogate = built(name)
+    model, target = pinned(name)
+    surrogate = build_pavi_surrogate_posterior(target, plates=model.plates, seed=(0, 1))
     assert isinstance(surrogate, tfd.JointDistribution)
     tf.nest.assert_same_structure(surrogate.dtype, target.dtype)
     assert type(surrogate.dtype) is type(target.dtype)
@@ -76,12 +74,16 @@ def test_surrogate_is_structured_as_the_unobserved_parts(name: str) -> None:
     assert log_q.shape == (2, 3)
     np.testing.assert_allclose(surrogate.log_prob(draws), log_q, rtol=1e-3, atol=1e-3)
     gradients = tape.gradient(loss, surrogate.trainable_variables)
-    assert all(g is not None for g in gradients)
+    assert all(np.isfinite(g).all() for g in gradients)
     again = surrogate.sample((2, 3), seed=(1, 2))
     for a, b in zip(tf.nest.flatten(draws), tf.nest.flatten(again), strict=True):
         np.testing.assert_array_equal(a, b)
     single = surrogate.sample(seed=5)
-    assert surrogate.log_prob(single).shape == ()
+    with tf.GradientTape() as tape:
+        density = surrogate.log_prob(single)
+    assert density.shape == ()
+    gradients = tape.gradient(density, surrogate.trainable_variables)
+    assert all(g is not None for g in gradients)
     copied = surrogate.copy()
     assert {id(v) for v in copied.variables} == {id(v) for v in surrogate.variables}
 
@@ -90,6 +92,16 @@ def schools(dtype: type = np.float32) -> tuple[Model, Any]:
     """Eight schools with their data."""
     model = schools_named(dtype)
     return model, model.joint.experimental_pin(y=EFFECTS.astype(dtype))
+
+
+@cache
+def affine_schools() -> tuple[Model, Any, Any]:
+    """Eight schools with a surrogate that is quick to compile, for tests that leave it alone."""
+    model, target = schools()
+    surrogate = build_pavi_surrogate_posterior(
+        target, plates=model.plates, family=AFFINE, seed=(1, 2)
+    )
+    return model, target, surrogate
 
 
 def adam(steps: int) -> Any:
@@ -118,10 +130,13 @@ def test_stock_fit_reaches_the_reference_posterior() -> None:
     np.testing.assert_array_less(np.abs(columns.std(0) / sd - 1.0), 0.15)
 
 
-@pytest.mark.parametrize("way", ["eager", "tf.function", "jit_compile"])
+# Compiled by XLA: the two fits to known posteriors.
+@pytest.mark.parametrize("way", ["eager", "tf.function"])
 def test_fits_however_it_is_run(way: str) -> None:
     model, target = schools()
-    surrogate = build_pavi_surrogate_posterior(target, plates=model.plates, seed=1)
+    surrogate = build_pavi_surrogate_posterior(
+        target, plates=model.plates, family=AFFINE, seed=(1, 2)
+    )
     before = [v.numpy() for v in surrogate.trainable_variables]
     optimizer = tf_keras.optimizers.Adam(0.01)
     optimizer.build(surrogate.trainable_variables)
@@ -134,7 +149,6 @@ def test_fits_however_it_is_run(way: str) -> None:
             num_steps=3,
             sample_size=2,
             seed=(1, 2),
-            jit_compile=way == "jit_compile" or None,
         )
 
     if way == "eager":
@@ -146,6 +160,73 @@ def test_fits_however_it_is_run(way: str) -> None:
     assert np.isfinite(losses).all()
     for start, variable in zip(before, surrogate.trainable_variables, strict=True):
         assert not np.array_equal(start, variable)
+
+
+def test_a_conjugate_models_posterior_is_exact() -> None:
+    scales, y = np.array([0.5, 1.0, 2.0]), np.array([[1.0, 2.0], [-1.0, 0.0], [3.0, -2.0]])
+
+    model = tfd.JointDistributionSequentialAutoBatched(
+        [
+            tfd.Normal(0.0, 2.0, name="centre"),
+            lambda centre: tfd.Sample(tfd.Normal(centre, 1.0), 3, name="theta"),
+            lambda theta: tfd.Normal(
+                theta[..., tf.newaxis] * tf.ones(2), np.float32(scales[:, None]), name="y"
+            ),
+        ]
+    )
+    target = model.experimental_pin(y=y.astype(np.float32))
+    surrogate = build_pavi_surrogate_posterior(
+        target, plates={"group": {"theta": 0, "y": 0}}, family=AFFINE, seed=(1, 2)
+    )
+    tfp.vi.fit_surrogate_posterior(
+        target.unnormalized_log_prob,
+        surrogate,
+        optimizer=adam(4000),
+        num_steps=4000,
+        sample_size=16,
+        seed=(3, 4),
+        jit_compile=True,
+    )
+    # prior precision of (centre, theta), then that of the two rows of each group
+    precision = np.diag([0.25 + 3.0, *(1.0 + 2.0 / scales**2)])
+    precision[0, 1:] = precision[1:, 0] = -1.0
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ np.array([0.0, *(y.sum(1) / scales**2)])
+    centre, theta = surrogate.sample(20_000, seed=(5, 6))
+    draws = np.column_stack([centre, theta])
+    sd = np.sqrt(np.diag(covariance))
+    # 0.03 is 4 standard errors of the mean of 20,000 draws
+    np.testing.assert_array_less(np.abs(draws.mean(0) - mean) / sd, 0.03)
+    found = np.cov(draws.T)
+    np.testing.assert_allclose(found / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.05)
+
+
+def test_bijectors_apply_on_top() -> None:
+    _, _, surrogate = affine_schools()
+    by_name = tfb.JointMap({"avg": tfb.Identity(), "log_sd": tfb.Exp(), "theta": tfb.Shift(1.0)})
+    as_list = tfb.Restructure([0, 1, 2], {"avg": 0, "log_sd": 1, "theta": 2})
+    moved = tfb.Chain([as_list, by_name])(surrogate)
+    assert len(moved.trainable_variables) == len(surrogate.trainable_variables)
+    (avg, sd, theta), log_q = moved.experimental_sample_and_log_prob((2, 3), seed=(1, 2))
+    assert theta.shape == (2, 3, 8)
+    own = surrogate.log_prob({"avg": avg, "log_sd": tf.math.log(sd), "theta": theta - 1.0})
+    np.testing.assert_allclose(log_q, own - tf.math.log(sd), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(moved.log_prob([avg, sd, theta]), log_q, rtol=1e-4, atol=1e-4)
+
+
+def test_integer_seeds_are_as_for_stock_surrogates() -> None:
+    _, target, surrogate = affine_schools()
+    stock = tfp.experimental.vi.build_factored_surrogate_posterior(
+        event_shape=target.event_shape, seed=(1, 2)
+    )
+    for one in (surrogate, stock):
+        drawn = []
+        for _ in range(2):
+            tf.random.set_seed(1)
+            drawn += [one.sample(seed=5)["avg"].numpy(), one.sample(seed=5)["avg"].numpy()]
+        # An integer is TensorFlow's operation seed: it repeats from `tf.random.set_seed` on.
+        assert drawn[:2] == drawn[2:]
+        assert drawn[0] != drawn[1]
 
 
 def test_float64_and_another_dtype_than_the_models() -> None:
@@ -191,7 +272,9 @@ class GradientDescent:
 
 def test_stateless_fit() -> None:
     model, target = schools()
-    init_fn, apply_fn = build_pavi_surrogate_posterior_stateless(target, plates=model.plates)
+    init_fn, apply_fn = build_pavi_surrogate_posterior_stateless(
+        target, plates=model.plates, family=AFFINE
+    )
     fitted, losses = tfp.vi.fit_surrogate_posterior_stateless(
         target.unnormalized_log_prob,
         build_surrogate_posterior_fn=apply_fn,
@@ -206,8 +289,7 @@ def test_stateless_fit() -> None:
 
 
 def test_variational_loss_and_named_values() -> None:
-    model, target = schools()
-    surrogate = build_pavi_surrogate_posterior(target, plates=model.plates, seed=1)
+    _, target, surrogate = affine_schools()
     loss = tfp.vi.monte_carlo_variational_loss(
         target.unnormalized_log_prob,
         surrogate,
@@ -223,7 +305,8 @@ def test_variational_loss_and_named_values() -> None:
 def test_checkpoint_and_saved_model(tmp_path: Path) -> None:
     model, target = schools()
     first, second = (
-        build_pavi_surrogate_posterior(target, plates=model.plates, seed=seed) for seed in (1, 2)
+        build_pavi_surrogate_posterior(target, plates=model.plates, family=AFFINE, seed=(0, seed))
+        for seed in (1, 2)
     )
     for variable in first.trainable_variables:
         variable.assign_add(0.1 * tf.ones_like(variable))
@@ -239,9 +322,9 @@ def test_checkpoint_and_saved_model(tmp_path: Path) -> None:
     )
     tf.saved_model.save(module, str(tmp_path / "saved"))
     restored = tf.saved_model.load(str(tmp_path / "saved"))
-    loaded = restored.sample(tf.constant([1, 2]))
-    for key, drawn in value.items():
-        np.testing.assert_allclose(loaded[key], drawn, rtol=1e-6)
+    wanted, loaded = (m.sample(tf.constant([1, 2])) for m in (module, restored))
+    for key, drawn in wanted.items():
+        np.testing.assert_array_equal(loaded[key], drawn)
 
 
 def test_observations_stand_for_pins() -> None:

@@ -196,6 +196,42 @@ def observations_of_kinds() -> Model:
     return Model(joint, plates, ("x", "y", "z"))
 
 
+def indexed() -> Model:
+    """Elements, slices and gathers of every kind, and laws that are read in another form."""
+    hot = np.eye(5, dtype=np.float32)[COUNTY]
+    design = np.stack([np.ones(11, np.float32), X[:, 0]], -1)
+
+    @tfd.JointDistributionCoroutineAutoBatched
+    def joint() -> Any:
+        df = yield tfd.Chi2(3.0, name="df")
+        shift, scale = tf.unstack((yield tfd.Sample(tfd.Normal(0.0, 1.0), 2, name="pair")), axis=-1)
+        cutpoints = tfb.Shift(1.0)(tfb.Scale(-2.0))(tfd.Sample(tfd.Normal(0.5, 1.0), 2))
+        cuts = yield tfd.TransformedDistribution(cutpoints, tfb.Exp(), name="cuts")
+        chol = yield tfd.CholeskyLKJ(2, 2.0, name="chol")
+        operator = tf.linalg.LinearOperatorDiag(tf.exp(0.1 * cuts)).matmul(
+            tf.linalg.LinearOperatorLowerTriangular(chol)
+        )
+        slopes = yield tfd.Sample(
+            tfd.MultivariateNormalLinearOperator(tf.zeros(2), operator), 5, name="slopes"
+        )
+        groups = yield tfd.Sample(
+            tfd.TransformedDistribution(
+                tfd.StudentT(df + 2.0, 0.0, 1.0), tfb.Shift(shift)(tfb.Scale(tf.exp(scale)))
+            ),
+            5,
+            name="groups",
+        )
+        low, high = tf.split(slopes, [1, 1], axis=-1)
+        linear = tf.linalg.matvec(hot, groups + low[..., 0] * high[..., 0])
+        linear += tf.gather_nd(slopes, np.stack([COUNTY, FLOOR], -1))
+        of_home = tf.gather(slopes, COUNTY, axis=-2)
+        linear += tf.gather(of_home, FLOOR, axis=-1, batch_dims=1)
+        linear += tf.einsum("...nk,nk->...n", of_home, design)
+        yield tfd.Normal(linear, 1.0, name="y")
+
+    return Model(joint, {"county": {"slopes": 0, "groups": 0}, "home": {"y": 0}})
+
+
 MODELS: dict[str, Callable[[], Model]] = {
     "named": schools_named,
     "sequential": schools_sequential,
@@ -207,3 +243,5 @@ MODELS: dict[str, Callable[[], Model]] = {
     "events first": events_first,
     "kinds": observations_of_kinds,
 }
+# those whose density is held against TFP's, and no more
+READ: dict[str, Callable[[], Model]] = {**MODELS, "indexed": indexed}

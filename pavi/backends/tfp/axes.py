@@ -232,15 +232,25 @@ def contract(
     return reduce("sum", total, list(summed), False, where) if summed else total
 
 
-def joined(parts: Sequence[Symbol], d: int, where: str) -> Symbol:
-    """Arrays joined along dimension `d`, the others broadcast."""
-    shared = broadcast([_without(part, d) for part in parts], where)
-    size = sum(sizes(part)[d] for part in parts)
-    return Join((*shared[:d], Axis(size), *shared[d + 1 :]), tuple(parts), d, where)
+def einsum(equation: str, terms: Sequence[Symbol], where: str) -> Symbol | None:
+    """The sum of products of an equation as `"...ij,...j->...i"`; None where a label repeats."""
+    given, result = equation.split("->")
+    labels = [_letters(x, s.rank) for x, s in zip(given.split(","), terms, strict=True)]
+    if any(len(set(own)) < len(own) for own in labels):
+        return None
+    longest = max(labels, key=lambda own: sum(c.isdigit() for c in own))
+    hidden = [c for c in longest if c.isdigit()]
+    before, dots, after = result.partition("...")
+    return contract(terms, labels, [*before, *(hidden if dots else []), *after], where)
 
 
-def _without(x: Symbol, d: int) -> Symbol:
-    return Symbol((*x.axes[:d], None, *x.axes[d + 1 :]))
+def _letters(subscripts: str, rank: int) -> list[str]:
+    """Labels of an operand's dimensions; those under `...` are numbers, counted from the right."""
+    if "..." not in subscripts:
+        return list(subscripts)
+    before, after = subscripts.split("...")
+    hidden = rank - len(before) - len(after)
+    return [*before, *(str(n) for n in range(hidden, 0, -1)), *after]
 
 
 def sizes(x: Symbol) -> list[int]:
@@ -259,28 +269,24 @@ def broadcast_to(x: Symbol, shape: Sequence[int]) -> Symbol:
     return move(x, held, new)
 
 
-def picked(x: Symbol, d: int, position: int, where: str) -> Symbol:
-    """One entry of dimension `d`, which is dropped."""
-    kept = (*x.axes[:d], *x.axes[d + 1 :])
-    if x.axes[d] is None:
-        return move(x, [i for i in range(x.rank) if i != d])
-    return Pick(kept, x, d, position % sizes(x)[d], where)
+def reshaped(x: Symbol, shape: Sequence[int], where: str) -> Symbol:
+    """The array in another shape: dimensions of size 1 come and go, the others keep their order."""
+    given = sizes(x)
+    kept = iter([d for d, size in enumerate(given) if size != 1])
+    if [size for size in given if size != 1] != [size for size in shape if size != 1]:
+        raise GraphError(
+            f"{where}: the reshape from {tuple(given)} to {tuple(shape)} merges or splits axes, so "
+            f"that it cannot be told which runs along a plate. Use x[..., tf.newaxis], tf.squeeze "
+            f"and tf.gather instead."
+        )
+    return move(x, [None if size == 1 else next(kept) for size in shape])
 
 
-def sliced(x: Symbol, entries: Sequence[Any], where: str) -> Symbol:
-    """`x[entries]`, one dimension after the other."""
-    d = 0
-    for entry in entries:
-        if entry is None:
-            own: list[int | None] = list(range(x.rank))
-            x = move(x, [*own[:d], None, *own[d:]])
-        elif isinstance(entry, int):
-            x = picked(x, d, entry, where)
-            continue
-        else:
-            index = np.arange(sizes(x)[d])[entry]
-            if not np.array_equal(index, np.arange(sizes(x)[d])):
-                taken = fresh(index.shape)
-                x = Gather((*x.axes[:d], *taken, *x.axes[d + 1 :]), x, d, index, where)
-        d += 1
-    return x
+def parts_of(symbol: Symbol) -> frozenset[str]:
+    """Names of the parts that an array is computed from."""
+    if isinstance(symbol, PartValue):
+        return frozenset({symbol.name})
+    if isinstance(symbol, Elementwise | Join):
+        return frozenset().union(*map(parts_of, symbol.arguments))
+    argument = getattr(symbol, "argument", None)
+    return frozenset() if argument is None else parts_of(argument)

@@ -198,13 +198,25 @@ class SurrogatePosterior(tfd.JointDistribution):
 
     def _log_prob(self, value: Any) -> tf.Tensor:
         own = {
-            part.name: self._layouts[part.name].to_variable(tf.cast(x, self._run_dtype))
+            part.name: self._layouts[part.name].to_variable(self._checked(part, x))
             for part, x in zip(self._parts, self._model_flatten(value), strict=True)
         }
         values, sample_shape = with_one_lead(self._plan.graph, own, self._run_dtype)
         weights, rows = self._read()
         draw = guide.log_prob(self._plan, weights, rows, values, self._batch)
         return tf.reshape(guide.weighted_log_prob(self._plan, draw, self._batch), sample_shape)
+
+    def _checked(self, part: Part, value: Any) -> tf.Tensor:
+        """A latent's value, `[*sample shape, *shape]`."""
+        shape = () if value is None else tuple(tf.convert_to_tensor(value).shape)
+        rank = len(part.shape)
+        if value is None or len(shape) < rank or shape[len(shape) - rank :] != part.shape:
+            given = "no value" if value is None else f"a value of shape {shape}"
+            raise ValueError(
+                f"{self.name}: latent {part.name!r} has {given}, wanted [sample shape, "
+                f"{', '.join(map(str, part.shape))}]. Give all latents as `sample` returns them."
+            )
+        return tf.cast(value, self._run_dtype)
 
     def _unnormalized_log_prob(self, value: Any) -> tf.Tensor:
         return self._log_prob(value)

@@ -17,15 +17,21 @@ import tensorflow as tf
 from pavi.backends.tfp import axes
 from pavi.backends.tfp.emission import Emitter, Knowns
 from pavi.backends.tfp.layout import Layout
+from pavi.backends.tfp.parts import (
+    AxesOfPlates,
+    located_axes,
+    names_of,
+    refused_branches,
+    shapes_of,
+    unpinned,
+)
 from pavi.backends.tfp.specs import Law, read_law
 from pavi.backends.tfp.tracing import Tracer
 from pavi.data import Data
 from pavi.dist.spec import Spec
-from pavi.errors import GraphError, did_you_mean
+from pavi.errors import GraphError
 from pavi.expression import Constant, Expression
 from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph, Variable
-
-AxesOfPlates = Mapping[str, Mapping[Any, int]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class ReadModel:
     observed: frozenset[str]
 
 
+@refused_branches()
 def read_joint_distribution(
     joint_distribution: Any, *, plates: AxesOfPlates, observations: Any = None
 ) -> ReadModel:
@@ -65,10 +72,10 @@ def read_joint_distribution(
     Raises:
         GraphError: the model cannot be read; the message names the part, and what to do.
     """
-    joint, pins = _unpinned(joint_distribution, observations)
-    parts = tuple(joint._flat_resolve_names())
-    shapes = _shapes(joint, parts)
-    located = _located(plates, parts, shapes)
+    joint, pins = unpinned(joint_distribution, observations)
+    parts = names_of(joint)
+    shapes = shapes_of(joint, parts)
+    located = located_axes(plates, parts, shapes)
     traced = _traced(joint, parts, shapes)
     symbols = {part: _part_symbol(part, shapes[part], traced.laws[part], located) for part in parts}
     tracer = Tracer(
@@ -85,6 +92,8 @@ def read_joint_distribution(
     variables: list[Variable] = []
     layouts, values = {}, {}
     for part in parts:
+        if part in pins:
+            _refuse_bounds(part, parameters[part], frozenset(pins))
         variable, layouts[part] = _variable(
             part, symbols[part], traced.laws[part], parameters[part], knowns, part in pins
         )
@@ -101,109 +110,6 @@ def read_joint_distribution(
     sizes = {p: shapes[part][d] for (part, p), d in located.items()}
     data = Data({**values, **knowns.values}, members=knowns.members, sizes=sizes)
     return ReadModel(graph, data, parts, layouts, joint, frozenset(pins))
-
-
-def _unpinned(joint: Any, observations: Any) -> tuple[Any, dict[str, Any]]:
-    """The joint distribution, and the values of its observed parts by name."""
-    pins: dict[str, Any] = {}
-    if hasattr(joint, "pins") and hasattr(joint, "distribution"):
-        joint, pins = joint.distribution, dict(joint.pins)
-    if not hasattr(joint, "sample_distributions"):
-        raise GraphError(
-            f"Expected a tfd.JointDistribution, got {type(joint).__name__}. Wrap the model in "
-            f"tfd.JointDistributionSequential, Named or Coroutine."
-        )
-    if observations is None:
-        return joint, pins
-    names = joint._flat_resolve_names()
-    if isinstance(observations, Mapping):
-        given = {}
-        for key, value in observations.items():
-            name = names[key] if isinstance(key, int) and -len(names) <= key < len(names) else key
-            if name not in names:
-                raise GraphError(
-                    f"observations[{key!r}]: the joint distribution has no such part; its parts "
-                    f"are {list(names)}.{did_you_mean(str(key), names)}"
-                )
-            given[name] = value
-        pinned = joint.experimental_pin(**given) if given else None
-    else:
-        pinned = joint.experimental_pin(observations)
-    return joint, {**pins, **(dict(pinned.pins) if pinned is not None else {})}
-
-
-def _shapes(joint: Any, parts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Shape of the value of each part."""
-    single = joint._get_single_sample_distributions()
-    out = {}
-    for part, d in zip(parts, single, strict=True):
-        shape = d.batch_shape.concatenate(d.event_shape)
-        if not shape.is_fully_defined():
-            raise GraphError(
-                f"Part {part!r} has the shape {shape}, which is not known before the model is run. "
-                f"Give its distribution parameters of static shape."
-            )
-        if joint.batch_ndims is None and d.batch_shape.rank:
-            raise GraphError(
-                f"Part {part!r} has the batch shape {tuple(d.batch_shape)}, as if there were so "
-                f"many models. Wrap its distribution in tfd.Independent or tfd.Sample, or use the "
-                f"AutoBatched form of the joint distribution."
-            )
-        out[part] = tuple(int(size) for size in shape)
-    if joint.batch_ndims:
-        raise GraphError(
-            f"The joint distribution has batch_ndims={joint.batch_ndims}, as if it were several "
-            f"models. Build it without, and name the batch in `plates`."
-        )
-    return out
-
-
-def _located(
-    plates: AxesOfPlates, parts: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[tuple[str, str], int]:
-    """The dimension of each part that each plate is, by `(part, plate)`."""
-    out: dict[tuple[str, str], int] = {}
-    for plate, lying in plates.items():
-        if not isinstance(lying, Mapping) or not lying:
-            raise GraphError(
-                f"plates[{plate!r}] is {lying!r}, wanted the axis of each part that lies in it, "
-                f"as in plates={{{plate!r}: {{{parts[-1]!r}: 0}}}}."
-            )
-        first: tuple[str, int] | None = None
-        for key, axis in lying.items():
-            place = isinstance(key, int) and -len(parts) <= key < len(parts)
-            part = parts[key] if place else key
-            if part not in parts:
-                raise GraphError(
-                    f"plates[{plate!r}]: the joint distribution has no part {key!r}; its parts are "
-                    f"{list(parts)}.{did_you_mean(str(key), parts)}"
-                )
-            shape = shapes[part]
-            if not isinstance(axis, (int, np.integer)) or not -len(shape) <= axis < len(shape):
-                raise GraphError(
-                    f"plates[{plate!r}][{key!r}] is axis {axis!r}, but the values of part {part!r} "
-                    f"have the shape {shape}. Give one of its axes, an integer from {-len(shape)} "
-                    f"to {len(shape) - 1}."
-                    if shape
-                    else f"plates[{plate!r}][{key!r}] is axis {axis!r}, but the values of part "
-                    f"{part!r} are numbers, without axes. Leave it out of plate {plate!r}."
-                )
-            d = int(axis) % len(shape)
-            other = next((q for (n, q), e in out.items() if n == part and e == d), None)
-            if other is not None:
-                raise GraphError(
-                    f"Axis {d} of part {part!r} is on plate {other!r} and on plate {plate!r}. An "
-                    f"axis is one plate: take the owner's values along it by tf.gather."
-                )
-            first = first or (part, shape[d])
-            if shape[d] != first[1]:
-                raise GraphError(
-                    f"Plate {plate!r} has {first[1]} elements on part {first[0]!r}, but axis "
-                    f"{axis} of part {part!r}, of shape {shape}, has {shape[d]}. Correct the axis, "
-                    f"or name another plate."
-                )
-            out[part, plate] = d
-    return out
 
 
 class _Traced(NamedTuple):
@@ -280,6 +186,21 @@ def _parameters(tracer: Tracer, law: Law, value: axes.Symbol, part: str) -> dict
         axes.broadcast([rows, axes.Symbol(value.axes[:scalar])], where)
         out[name] = moved
     return out
+
+
+def _refuse_bounds(
+    part: str, parameters: Mapping[str, axes.Symbol], observed: frozenset[str]
+) -> None:
+    """Refuses an observed part whose support moves with a latent."""
+    for name in ("low", "high"):
+        latents = axes.parts_of(parameters[name]) - observed if name in parameters else frozenset()
+        if latents:
+            raise GraphError(
+                f"Part {part!r} is observed and its support depends on {sorted(latents)} by "
+                f"{name!r}: where a draw excludes a value that was observed, the density is 0 and "
+                f"the loss infinite. Give it a distribution of fixed support, or bounds that are "
+                f"constants."
+            )
 
 
 def _variable(

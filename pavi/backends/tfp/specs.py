@@ -113,19 +113,11 @@ def _diagonal(d: Any) -> _Found:
 
 def _triangular(d: Any) -> _Found:
     scale = d.scale.to_dense()
+    if not isinstance(d.scale, tf.linalg.LinearOperatorLowerTriangular):
+        scale = tf.linalg.cholesky(tf.matmul(scale, scale, transpose_b=True))
     loc = d.loc if d.loc is not None else tf.zeros_like(scale[..., 0])
     return _Found(
         dist.MultivariateNormal, {"loc": Parameter(loc, 1), "scale_tril": Parameter(scale, 2)}, 1
-    )
-
-
-def _transformed(d: Any) -> _Found:
-    base, bijector = _names(d.distribution), type(d.bijector).__name__
-    if "Normal" in base and bijector == "Exp":
-        return _scalars(dist.LogNormal, "loc", "scale")(d.distribution)
-    raise GraphError(
-        f"TransformedDistribution of {base[0]} by {bijector} is no law of pavi.dist. Declare "
-        f"{base[0]} itself, and transform its value in the distributions of its children."
     )
 
 
@@ -140,6 +132,10 @@ RULES: dict[str, Callable[[Any], _Found]] = {
     "LogNormal": _scalars(dist.LogNormal, "loc", "scale"),
     "Exponential": _scalars(dist.Exponential, "rate"),
     "Gamma": _gamma,
+    "Chi2": lambda d: _Found(
+        dist.Gamma,
+        {"concentration": Parameter(0.5 * d.df), "rate": Parameter(tf.constant(0.5, d.dtype))},
+    ),
     "InverseGamma": _scalars(dist.InverseGamma, "concentration", rate="scale"),
     "Weibull": _scalars(dist.Weibull, "scale", "concentration"),
     "Beta": _scalars(dist.Beta, "concentration1", "concentration0"),
@@ -151,6 +147,7 @@ RULES: dict[str, Callable[[Any], _Found]] = {
     "MultivariateNormalDiag": _diagonal,
     "MultivariateNormalTriL": _triangular,
     "MultivariateNormalFullCovariance": _triangular,
+    "MultivariateNormalLinearOperator": _triangular,
     "CholeskyLKJ": lambda d: _Found(
         dist.LKJCholesky,
         {"concentration": Parameter(d.concentration)},
@@ -167,8 +164,46 @@ RULES: dict[str, Callable[[Any], _Found]] = {
         dist.OrderedLogistic,
         {"predictor": Parameter(d.loc), "cutpoints": Parameter(d.cutpoints, 1)},
     ),
-    "TransformedDistribution": _transformed,
 }
+
+# laws that are read in another form
+_INSTEAD = {
+    "LKJ": "Use tfd.CholeskyLKJ, and multiply its factor by its transpose where that is needed.",
+    "Deterministic": "Compute its value in the distributions of its children.",
+    "VectorDeterministic": "Compute its value in the distributions of its children.",
+    "MixtureSameFamily": "Write the model as a pavi.PlateGraph, with dist.Mixture.",
+    "Mixture": "Write the model as a pavi.PlateGraph, with dist.Mixture.",
+    "Masked": "Leave out the rows that are masked, and take their parents by tf.gather.",
+}
+
+
+def _through(found: _Found, base: str, bijectors: Sequence[Any]) -> _Found:
+    """The law of a value that was drawn from another law and mapped elementwise."""
+    for bijector in bijectors:
+        name = type(bijector).__name__
+        if found.spec is dist.Normal and name == "Exp":
+            found = found._replace(spec=dist.LogNormal)
+        elif (
+            found.spec in _LOCATION_SCALE
+            and bijector.is_constant_jacobian
+            and bijector.forward_min_event_ndims == 0
+            and bijector._is_injective
+        ):
+            # loc + scale z  ->  b(loc) + |b(1) - b(0)| scale z
+            loc, scale = found.parameters["loc"].value, found.parameters["scale"].value
+            zero = tf.zeros([], loc.dtype)
+            slope = tf.abs(bijector.forward(zero + 1.0) - bijector.forward(zero))
+            moved = {"loc": Parameter(bijector.forward(loc)), "scale": Parameter(slope * scale)}
+            found = found._replace(parameters={**found.parameters, **moved})
+        else:
+            raise GraphError(
+                f"TransformedDistribution of {base} by {name} is no law of pavi.dist. Declare "
+                f"{base} itself, and transform its value in the distributions of its children."
+            )
+    return found
+
+
+_LOCATION_SCALE = {dist.Normal, dist.StudentT, dist.Laplace, dist.Cauchy, dist.Logistic}
 
 
 def read_law(distribution: Any) -> Law:
@@ -184,28 +219,45 @@ def read_law(distribution: Any) -> Law:
     return _placed(distribution, list(range(len(shape))))
 
 
-def _placed(d: Any, dimensions: Sequence[int]) -> Law:
-    """The law of a distribution whose batch and event axes are these dimensions of the value."""
+def _placed(d: Any, dimensions: Sequence[int], bijectors: tuple[Any, ...] = ()) -> Law:
+    """The law of a distribution whose batch and event axes are these dimensions of the value.
+
+    `bijectors` map what it draws to the value, the first of them first.
+    """
     names = _names(d)
     if "_Independent" in names:
-        return _placed(d.distribution, dimensions)
+        return _placed(d.distribution, dimensions, bijectors)
     if "_Sample" in names:
         batch = len(d.distribution.batch_shape)
         event = len(d.distribution.event_shape)
         kept = (*dimensions[:batch], *dimensions[len(dimensions) - event :])
-        return _placed(d.distribution, kept)
+        return _placed(d.distribution, kept, bijectors)
     if "_BatchBroadcast" in names:
         own = len(d.distribution.batch_shape) + len(d.distribution.event_shape)
-        return _placed(d.distribution, dimensions[len(dimensions) - own :])
+        return _placed(d.distribution, dimensions[len(dimensions) - own :], bijectors)
+    name = names[0].removeprefix("_")
+    if name == "TransformedDistribution":
+        return _placed(d.distribution, dimensions, (*_chain(d.bijector), *bijectors))
     # not by its bases: what derives from a law, or transforms one, is another
-    rule = RULES.get(names[0].removeprefix("_"))
+    rule = RULES.get(name)
     if rule is None:
         raise GraphError(
-            f"{names[0]} is no law of pavi.dist. Write it with one of {', '.join(RULES)}, in "
-            f"Independent, Sample or BatchBroadcast where it is a vector."
+            f"{names[0]} is no law of pavi.dist. "
+            + _INSTEAD.get(
+                name,
+                f"Write it with one of {', '.join(RULES)}, in Independent, Sample or "
+                f"BatchBroadcast where it is a vector.",
+            )
         )
-    found = rule(d)
+    found = _through(rule(d), names[0], bijectors)
     # a vector of independent entries has no event of its own
     rank = max(found.rank, 0)
     batch = len(dimensions) - rank
     return Law(found.spec, found.parameters, tuple(dimensions[:batch]), rank, dict(found.fixed))
+
+
+def _chain(bijector: Any) -> tuple[Any, ...]:
+    """The bijectors that one is composed of, the first to be applied first."""
+    if type(bijector).__name__.removeprefix("_") != "Chain":
+        return (bijector,)
+    return tuple(b for inner in reversed(bijector.bijectors) for b in _chain(inner))

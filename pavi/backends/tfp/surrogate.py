@@ -17,7 +17,8 @@ import tensorflow_probability as tfp
 from pavi.backends.tfp.guide import SurrogatePosterior
 from pavi.backends.tfp.layout import Layout
 from pavi.backends.tfp.model import as_tensors
-from pavi.backends.tfp.portable import AxesOfPlates, ReadModel, read_joint_distribution
+from pavi.backends.tfp.parts import AxesOfPlates
+from pavi.backends.tfp.portable import ReadModel, read_joint_distribution
 from pavi.batch import Batch
 from pavi.bijectors import ParameterSpec
 from pavi.binding import standards
@@ -125,7 +126,9 @@ def build_pavi_surrogate_posterior_stateless(
 
     def apply_fn(*parameters: Any) -> SurrogatePosterior:
         whole = len(parameters) == 1 and isinstance(parameters[0], (list, tuple))
-        return recipe.surrogate(parameters[0] if whole else parameters)
+        given = parameters[0] if whole else parameters
+        recipe.check(given)
+        return recipe.surrogate(given)
 
     return init_fn, apply_fn
 
@@ -158,6 +161,30 @@ class _Recipe:
         """Names of what is trained: weights, then tables."""
         weights = [name for name, spec in self.specs.items() if spec.trainable]
         return (*weights, *(f"{name}/table" for name in fitted_shapes(self.plan)))
+
+    def check(self, trained: Any) -> None:
+        """Refuses values of another model's surrogate.
+
+        Raises:
+            GraphError: their number or a shape is another; the message names the first.
+        """
+        shapes = fitted_shapes(self.plan)
+        wanted = {
+            name: tuple(self.specs[name].shape if name in self.specs else shapes[name[:-6]])
+            for name in self.trained
+        }
+        if len(trained) != len(wanted):
+            raise GraphError(
+                f"apply_fn was given {len(trained)} parameters, wanted {len(wanted)}: "
+                f"{', '.join(wanted)}. Give it those that its own init_fn returns."
+            )
+        for (name, shape), value in zip(wanted.items(), trained, strict=True):
+            if tuple(value.shape) != shape:
+                raise GraphError(
+                    f"Parameter {name!r} has the shape {tuple(value.shape)}, wanted {shape}: it is "
+                    f"of another model, or of plates of other sizes. Give apply_fn the parameters "
+                    f"that its own init_fn returns."
+                )
 
     def initial(self, seed: Any) -> tuple[tf.Tensor, ...]:
         """Initial values of what is trained."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pavi.backends.tfp import axes
+from pavi.backends.tfp import axes, indexing
 from pavi.backends.tfp.axes import Symbol
 from pavi.errors import GraphError
 
@@ -183,6 +183,10 @@ class Tracer:
             return axes.Along(x.axes, _ALONG[op.type], x, d, where)
         if op.type in _PRODUCTS:
             return self._product(op, where)
+        if op.type == "Unpack":
+            return self._unstacked(tensor, where)
+        if op.type in ("Split", "SplitV"):
+            return self._split(tensor, where)
         rule = _RULES.get(op.type)
         if rule is None:
             raise self._unknown(op)
@@ -208,6 +212,9 @@ class Tracer:
     def _product(self, op: Any, where: str) -> Symbol:
         a, b = (self.symbol(i) for i in op.inputs)
         flags = ("transpose_a", "transpose_b") if op.type == "MatMul" else ("adj_x", "adj_y")
+        index = None if any(map(op.get_attr, flags)) else indexing.chosen(a)
+        if index is not None:
+            return indexing.gathered(b, b.rank - 2, index, where)
         left, right = ["i", "k"], ["k", "j"]
         left = left[::-1] if op.get_attr(flags[0]) else left
         right = right[::-1] if op.get_attr(flags[1]) else right
@@ -216,18 +223,11 @@ class Tracer:
         return axes.contract([a, b], labels, [*batch, "i", "j"], where)
 
     def _einsum(self, op: Any, where: str) -> Symbol:
-        equation = op.get_attr("equation").decode()
-        given, result = equation.replace(" ", "").split("->")
-        terms = [self.symbol(i) for i in op.inputs]
-        labels = [_letters(x, s.rank) for x, s in zip(given.split(","), terms, strict=True)]
-        if any(len(set(own)) < len(own) for own in labels):
+        equation = op.get_attr("equation").decode().replace(" ", "")
+        found = axes.einsum(equation, [self.symbol(i) for i in op.inputs], where)
+        if found is None:
             raise self._unknown(op)
-        batch = max((x for x in labels), key=lambda own: sum(c.isdigit() for c in own))
-        out = [c for c in batch if c.isdigit()] if "..." in result else []
-        letters = list(result.replace("...", ""))
-        place = result.find("...")
-        full = [*letters[: max(place, 0)], *out, *letters[max(place, 0) :]]
-        return axes.contract(terms, labels, full, where)
+        return found
 
     def _squared_difference(self, op: Any, where: str) -> Symbol:
         a, b = (self.symbol(i) for i in op.inputs)
@@ -273,20 +273,7 @@ class Tracer:
         return total
 
     def _reshape(self, op: Any, where: str) -> Symbol:
-        return self._reshaped(self.symbol(op.inputs[0]), op.outputs[0].shape, op)
-
-    def _reshaped(self, x: Symbol, shape: Any, op: Any) -> Symbol:
-        """Dimensions of size 1 come and go; the others keep their order."""
-        target = _static(shape, self._where(op))
-        given = [1 if a is None else a.size for a in x.axes]
-        kept = iter([d for d, size in enumerate(given) if size != 1])
-        if [size for size in given if size != 1] != [size for size in target if size != 1]:
-            raise GraphError(
-                f"{self._where(op)}: the reshape from {tuple(given)} to {tuple(target)} merges or "
-                f"splits axes, so that it cannot be told which runs along a plate. Use "
-                f"x[..., tf.newaxis], tf.squeeze and tf.gather instead."
-            )
-        return axes.move(x, [None if size == 1 else next(kept) for size in target])
+        return axes.reshaped(self.symbol(op.inputs[0]), _static(op.outputs[0].shape, where), where)
 
     def _expand_dims(self, op: Any, where: str) -> Symbol:
         x = self.symbol(op.inputs[0])
@@ -327,29 +314,38 @@ class Tracer:
         taken = sum(entry is not None and entry is not Ellipsis for entry in entries)
         place = entries.index(Ellipsis) if Ellipsis in entries else len(entries)
         filling = [slice(None)] * (x.rank - taken)
-        return axes.sliced(x, [*entries[:place], *filling, *entries[place + 1 :]], where)
+        return indexing.sliced(x, [*entries[:place], *filling, *entries[place + 1 :]], where)
 
     def _gather(self, op: Any, where: str) -> Symbol:
-        if op.get_attr("batch_dims"):
-            raise self._unknown(op)
         x, index = self.symbol(op.inputs[0]), self._constant_input(op, 1)
         d = int(self._constant_input(op, 2)) % x.rank
-        if index.ndim == 0:
-            return axes.picked(x, d, int(index), where)
-        if x.axes[d] is None:
-            return axes.broadcast_to(
-                axes.move(x, [*range(d), *[None] * index.ndim, *range(d + 1, x.rank)]),
-                axes.sizes(x)[:d] + list(index.shape) + axes.sizes(x)[d + 1 :],
-            )
-        flat = index.ravel()
-        taken = axes.fresh(flat.shape)
-        gathered = axes.Gather((*x.axes[:d], *taken, *x.axes[d + 1 :]), x, d, flat, where)
-        return self._reshaped(gathered, op.outputs[0].shape, op)
+        if not op.get_attr("batch_dims"):
+            return indexing.gathered(x, d, index, where)
+        if index.ndim != 1 or x.axes[0] is None:
+            raise self._unknown(op)
+        return indexing.selected(x, 0, d, index, where)
+
+    def _gather_nd(self, op: Any, where: str) -> Symbol:
+        return indexing.gathered_nd(self.symbol(op.inputs[0]), self._constant_input(op, 1), where)
+
+    def _unstacked(self, tensor: Any, where: str) -> Symbol:
+        x = self.symbol(tensor.op.inputs[0])
+        d = tensor.op.get_attr("axis") % x.rank
+        return indexing.picked(x, d, tensor.value_index, where)
+
+    def _split(self, tensor: Any, where: str) -> Symbol:
+        op, place = tensor.op, tensor.value_index
+        # the axis comes first where all are of one size, last where the sizes are given
+        axis, value = (0, 1) if op.type == "Split" else (2, 0)
+        x = self.symbol(op.inputs[value])
+        d = int(np.ravel(self._constant_input(op, axis))[0]) % x.rank
+        start = sum(int(output.shape[d]) for output in op.outputs[:place])
+        return indexing.part_of(x, d, start, int(tensor.shape[d]), where)
 
     def _concat(self, op: Any, where: str) -> Symbol:
         parts = [self.symbol(i) for i in op.inputs[:-1]]
         d = int(self._constant_input(op, len(op.inputs) - 1)) % parts[0].rank
-        return axes.joined(parts, d, where)
+        return indexing.joined(parts, d, where)
 
     def _pack(self, op: Any, where: str) -> Symbol:
         rank = len(op.outputs[0].shape)
@@ -359,22 +355,13 @@ class Tracer:
             part = self.symbol(tensor)
             own: list[int | None] = list(range(part.rank))
             parts.append(axes.move(part, [*own[:d], None, *own[d:]]))
-        return axes.joined(parts, d, where)
+        return indexing.joined(parts, d, where)
 
 
 def _static(shape: Any, where: str) -> list[int]:
     if not shape.is_fully_defined():
         raise GraphError(f"{where}: its shape {shape} is not known before the model is run.")
     return [int(size) for size in shape]
-
-
-def _letters(subscripts: str, rank: int) -> list[str]:
-    """Labels of an operand's dimensions; those under `...` are numbers, counted from the right."""
-    if "..." not in subscripts:
-        return list(subscripts)
-    before, after = subscripts.split("...")
-    hidden = rank - len(before) - len(after)
-    return [*before, *(str(n) for n in range(hidden, 0, -1)), *after]
 
 
 _RULES: dict[str, Callable[[Tracer, Any, str], Symbol]] = {
@@ -394,6 +381,7 @@ _RULES: dict[str, Callable[[Tracer, Any, str], Symbol]] = {
     "Tile": Tracer._broadcast,
     "StridedSlice": Tracer._strided_slice,
     "GatherV2": Tracer._gather,
+    "GatherNd": Tracer._gather_nd,
     "ConcatV2": Tracer._concat,
     "Pack": Tracer._pack,
 }
