@@ -8,7 +8,7 @@ z + e_j are enough, once for all.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ import numpy as np
 from pavi import ops
 from pavi.alignment import align
 from pavi.batch import Batch
+from pavi.dist.real import Normal
 from pavi.dist.spec import Spec
-from pavi.model import evaluate_spec, observed_value
+from pavi.model import evaluate_spec, observed_value, row_weights
 from pavi.plan import BlockPlan, Evidence, Factor, GuidePlan
 from pavi.whitening import from_whitened
 
@@ -32,6 +33,8 @@ class Rows:
         factor: the variable, and the blocks that its predictors depend on.
         spec: its distribution.
         value: what was observed.
+        weights: how many rows each row stands for, `[*plates, *event]` or fewer axes; None for one.
+        merged: axes of `[S, *plates, *event]` along which all rows are one, see `_merged`.
         rank: axes of a predictor, the points' own with them.
         centres: each predictor at the point, `[1, S, *plates, *event]`.
         slopes: of each predictor, by block, `[S, *plates, *event, d]`; None where it is constant.
@@ -40,6 +43,8 @@ class Rows:
     factor: Factor
     spec: Spec
     value: Array
+    weights: Array | None
+    merged: frozenset[int]
     rank: int
     centres: tuple[Array, ...]
     slopes: tuple[dict[str, Array] | None, ...]
@@ -52,8 +57,20 @@ def linearise(
     origin: Mapping[str, Array],
     values: Mapping[str, Array],
     batch: Batch,
+    *,
+    importance: bool,
 ) -> list[Rows]:
-    """Predictors of all observed rows around `origin` (one vector for each copy)."""
+    """Predictors of all observed rows around `origin` (one vector for each copy).
+
+    Args:
+        plan: the plan.
+        evidence: which observed variables, through which blocks.
+        blocks: the blocks to move, in the order of the plan.
+        origin: where to, in their whitened coordinates.
+        values: latents of the blocks before them.
+        batch: the batch.
+        importance: whether each row stands for N / N^r rows (paper, eq. 8), or for itself.
+    """
     widths = {b.name: b.size for b in blocks}
     starts = dict(zip(widths, np.cumsum([0, *widths.values()]), strict=False))
     total = sum(widths.values())
@@ -68,7 +85,10 @@ def linearise(
         shape = (len(points), *(1,) * (len(ops.shape(base)) - 1), b.size)
         moved = ops.expand_dims(base, 0) + ops.asarray(offsets.reshape(shape), like=base)
         known |= from_whitened(plan, b, moved, known, batch)[0]
-    return [_around(plan, factor, widths, known, batch, len(points)) for factor in evidence.factors]
+    return [
+        _around(plan, factor, widths, known, batch, len(points), importance)
+        for factor in evidence.factors
+    ]
 
 
 def _around(
@@ -78,6 +98,7 @@ def _around(
     known: Mapping[str, Array],
     batch: Batch,
     points: int,
+    importance: bool,
 ) -> Rows:
     """Predictors of one observed variable from their values at the sigma points.
 
@@ -104,7 +125,42 @@ def _around(
         moved = zip(widths, ops.split(jacobian, list(widths.values()), 0), strict=True)
         centres.append(centre)
         slopes.append({name: _last(part) for name, part in moved if name in factor.through})
-    return Rows(factor, spec, value, rank, tuple(centres), tuple(slopes))
+    weights = row_weights(plan.graph, factor.observed, batch, importance=importance)
+    merged: frozenset[int] = frozenset()
+    if not any(slopes[1:]):
+        value, weights, merged = _merged(spec, value, weights)
+    return Rows(factor, spec, value, weights, merged, rank, tuple(centres), tuple(slopes))
+
+
+def _merged(
+    spec: Spec, value: Array, weights: Array | None
+) -> tuple[Array, Array | None, frozenset[int]]:
+    """Rows that share all parameters of a normal law as one: their mean, with their total weight.
+
+    The score is linear in the value: sum_n w_n (x_n - f) h = (sum_n w_n) (mean x - f) h. So nothing
+    that gradients pass through is as large as the data.
+
+    Returns:
+        The value, the weights, and the axes that were merged, not counting the points'.
+    """
+    shape = ops.shape(value)
+    rank = len(shape)
+    own = [ops.shape(getattr(spec, f.name)) for f in fields(spec)]
+    axes = [
+        a
+        for a in range(2, rank)
+        if shape[a] > 1 and all(len(s) < rank - a or s[a - rank] == 1 for s in own)
+    ]
+    if not isinstance(spec, Normal) or weights is None or not axes:
+        return value, weights, frozenset()
+    given = ops.shape(weights)
+    each = ops.broadcast_to(
+        ops.reshape(weights, (*given, *(1,) * (rank - 2 - len(given)))), shape[2:]
+    )
+    total = ops.sum(each, axis=tuple(a - 2 for a in axes), keepdims=True)
+    summed = ops.sum(each * value, axis=tuple(axes), keepdims=True)
+    mean = summed / ops.where(total > 0.0, total, 1.0)
+    return mean, total, frozenset(a - 1 for a in axes)
 
 
 def at_origin(plan: GuidePlan, rows: Rows, origin: Mapping[str, Array], batch: Batch) -> Rows:

@@ -30,7 +30,6 @@ from pavi.alignment import align, pool
 from pavi.batch import Batch
 from pavi.bijectors import GaussianPotential, solve_potential
 from pavi.linearisation import Rows, at_origin, at_rows, linearise
-from pavi.model import row_weights
 from pavi.plan import BlockPlan, Evidence, GuidePlan, Recipe
 from pavi.whitening import block_diagonal, merge_copies, split_copies
 
@@ -88,14 +87,16 @@ def natural_potential(
     samples = ops.shape(like)[0]
     origin = {b.name: _zeros(b, samples, batch, like) for b in blocks}
     potential = GaussianPotential(like, like)
-    start = linearise(plan, evidence, blocks, origin, values, batch)
+    start = linearise(plan, evidence, blocks, origin, values, batch, importance=block.partial)
     for step in range(evidence.newton_steps):
         if not step:
             rows = start
         elif evidence.straight:
             rows = [at_origin(plan, part, origin, batch) for part in start]
         else:
-            rows = linearise(plan, evidence, blocks, origin, values, batch)
+            rows = linearise(
+                plan, evidence, blocks, origin, values, batch, importance=block.partial
+            )
         factors = _pooled(plan, block, rows, origin, batch, first=not step)
         eliminated = {b.name: _eliminate(plan, factors, b, batch) for b in hidden}
         potential = GaussianPotential(factors.precision[block.name], factors.shift[block.name])
@@ -146,6 +147,7 @@ def _add_rows(
 ) -> None:
     """Adds the factors of one observed variable; `first` where nothing is known of the latents."""
     observed, spec, value, rank = rows.factor.observed, rows.spec, rows.value, rows.rank
+    weights = rows.weights
     plates, through = plan.graph.variables[observed].plates, rows.factor.through
     start = rows.centres
     if first and not spec.quadratic:
@@ -155,7 +157,6 @@ def _add_rows(
             for c, g in zip(rows.centres, guesses, strict=True)
         )
     pulls = spec.with_predictors(start).score_and_information(value)
-    weights = row_weights(plan.graph, observed, batch, importance=target.partial)
     crossed = _evidence_of(target).crossed
     for parts, c, s, (score, information) in zip(
         rows.slopes, rows.centres, start, pulls, strict=True
@@ -177,7 +178,8 @@ def _add_rows(
         for name in kept:
             offset = at_rows(plan, name, origin[name], plates, rank, batch)
             gradient = gradient + information * ops.sum(parts[name] * offset, -1)
-        _pool_rows(plan, plates, kept, parts, gradient, information, batch, factors)
+        scored = _Scored(plates, gradient, information, rows.merged)
+        _pool_rows(plan, scored, kept, parts, batch, factors)
 
 
 def _evidence_of(block: BlockPlan) -> Evidence:
@@ -191,17 +193,29 @@ def _transposed(x: Array) -> Array:
     return ops.transpose(x, (*range(rank - 2), rank - 1, rank - 2))
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """Scores and information of the rows of an observed variable, `[S, *plates, *event]`.
+
+    `merged` are the axes along which all rows are one; their entries count for all of them.
+    """
+
+    plates: tuple[str, ...]
+    gradient: Array
+    information: Array
+    merged: frozenset[int]
+
+
 def _pool_rows(
     plan: GuidePlan,
-    plates: tuple[str, ...],
+    rows: _Scored,
     names: list[str],
     parts: Mapping[str, Array],
-    gradient: Array,
-    information: Array,
     batch: Batch,
     factors: _Factors,
 ) -> None:
     """Sums `J' h J` and `J' g` over event axes and into the elements of each block."""
+    plates, gradient, information = rows.plates, rows.gradient, rows.information
     sizes = {p: ops.shape(index)[0] for p, index in batch.indices.items()}
     rank = len(ops.shape(gradient))
     blocks = [plan.block(n) for n in names]
@@ -230,9 +244,10 @@ def _pool_rows(
                 x = ops.expand_dims(x, -1) * ops.expand_dims(second[0], -2)
             x = ops.sum(x, axis=event) if event else x
         shape = ops.shape(x)
-        full = tuple(1 if 1 + i in early else sizes[p] for i, p in enumerate(plates))
-        rows = (shape[0], *full, *shape[len(shape) - trailing :])
-        x = x if shape == rows else ops.broadcast_to(x, rows)
+        one = {*early, *rows.merged}
+        full = tuple(1 if 1 + i in one else sizes[p] for i, p in enumerate(plates))
+        wanted = (shape[0], *full, *shape[len(shape) - trailing :])
+        x = x if shape == wanted else ops.broadcast_to(x, wanted)
         return pool(x, recipe, plates, sizes, batch.members, trailing=trailing)
 
     for i, b in enumerate(blocks):
