@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pavi.bijectors import DENSE_LIMIT
+from pavi.dist.real import Normal
 from pavi.dist.supports import Real
 from pavi.family import Family
 from pavi.graph import Latent, PlateGraph
@@ -179,6 +180,14 @@ def find_evidence(groups: Groups, family: Family, name: str, encoder: str) -> Fo
         ),
         newton_steps=1 if linear else family.newton_steps,
         straight=straight,
+        exact=linear
+        and straight
+        and not (left_out or crossed)
+        and all(
+            isinstance(graph.probe[latent.name], Normal)
+            for block in (name, *hidden)
+            for latent in groups.latents[block]
+        ),
     )
     return Found(evidence, tuple(left_out))
 

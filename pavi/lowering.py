@@ -167,8 +167,17 @@ def _block(
         flow: Bijector = Identity(dimension)
     else:
         natural = encoder == "natural"
+        exact = natural and evidence is not None and evidence.exact and not partial
         flow = _flow(
-            family, asked, dimension, single, natural, context_size, mean_field, placed=placed
+            family,
+            asked,
+            dimension,
+            single,
+            natural,
+            context_size,
+            mean_field,
+            placed=placed,
+            exact=exact,
         )
     parameters = {f"flow/{key}": spec for key, spec in flow.parameter_specs().items()}
     if placed:
@@ -281,6 +290,7 @@ def _flow(
     mean_field: bool,
     *,
     placed: bool,
+    exact: bool,
 ) -> Bijector:
     """Base noise -> autoregressive layers -> affine unless a potential is all, in that order."""
     if mean_field:
@@ -293,7 +303,8 @@ def _flow(
     affine = ConditionalAffine(
         dimension,
         context_size=seen,
-        hidden=0 if single or not seen else family.hidden,
+        # What is exact already needs no network that corrects it.
+        hidden=0 if single or exact or not seen else family.hidden,
         rank="full" if dimension <= limit else "diagonal",
         initial_log_scale=0.0 if natural or not single else _INITIAL_LOG_SCALE,
     )

@@ -77,6 +77,7 @@ class Evidence:
         newton_steps: number of linearisations.
         straight: whether the predictors are linear in the whitened coordinates of these blocks, so
             that their slopes are the same everywhere.
+        exact: whether prior times potential is the exact law of the block given the earlier ones.
     """
 
     hidden: tuple[str, ...]
@@ -84,6 +85,7 @@ class Evidence:
     factors: tuple[Factor, ...]
     newton_steps: int
     straight: bool
+    exact: bool
 
 
 def evidence_beyond(

@@ -53,6 +53,24 @@ def county_with_missing() -> Model:
     return graph, Data({**data.values, "y": y}, data.members, data.sizes)
 
 
+def dense_rows() -> Model:
+    """A matrix of rows that share their group's mean; some are missing, and all of one group."""
+    graph = PlateGraph(
+        [Plate("group"), Plate("row")],
+        [
+            Latent("mu", dist.Normal(0.0, 2.0)),
+            Latent("noise", dist.HalfNormal(1.0)),
+            Latent("effect", lambda mu: dist.Normal(mu, 0.7), plates="group"),
+            Observed(
+                "y", lambda effect, noise: dist.Normal(effect, noise), plates=("group", "row")
+            ),
+        ],
+    )
+    y = rng(1).normal(size=(4, 3))
+    y[1, :2], y[2] = np.nan, np.nan
+    return graph, Data({"y": y})
+
+
 def three_levels(centred: bool) -> Model:
     """batch > cask > test; the cask's mean is its batch's effect, or the effects add up."""
     strength = Latent(
@@ -309,6 +327,7 @@ def pair_in_two_orders() -> Model:
 MODELS: dict[str, Callable[[], Model]] = {
     "county": county,
     "county, missing": county_with_missing,
+    "dense rows, missing": dense_rows,
     "three levels, centred": lambda: three_levels(True),
     "three levels, additive": lambda: three_levels(False),
     "intercept and slope": intercept_and_slope,

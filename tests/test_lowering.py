@@ -60,6 +60,23 @@ def test_latents_of_the_same_plates_are_one_block_in_the_graphs_order() -> None:
     assert plan.num_latents == 2 + 3 * 2
 
 
+@pytest.mark.parametrize(
+    ("model", "block", "exact"),
+    [
+        ("dense rows, missing", "group", True),
+        ("three levels, centred", "batch", True),
+        ("crossed, rows", "student", False),
+    ],
+)
+def test_an_exact_conditional_has_no_network_to_correct_it(
+    model: str, block: str, exact: bool
+) -> None:
+    found = Setup(bound(model), Family(joint_limit=0)).plan.block(block)
+    assert found.evidence is not None
+    assert found.evidence.exact == exact
+    assert ("flow/hidden_weight" in dict(found.parameters)) != exact
+
+
 def test_blocks_go_from_coarse_to_fine_and_parents_come_first() -> None:
     assert names(plan_of("three levels, additive")) == ["globals", "batch", "cask"]
     assert names(plan_of("crossed, own effects, dense")) == [
@@ -320,6 +337,7 @@ def test_a_long_vector_has_a_diagonal_precision_and_goes_before_what_it_crosses(
     assert (logits.encoder, logits.long) == ("natural", False)
     assert [f.observed for f in logits.evidence.factors] == ["y"]  # type: ignore[union-attr]
     assert logits.evidence.crossed == logits.evidence.hidden == ()  # type: ignore[union-attr]
+    assert not logits.evidence.exact  # type: ignore[union-attr]
 
 
 def test_a_long_vector_cannot_be_asked_for_the_natural_encoder() -> None:

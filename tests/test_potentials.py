@@ -22,6 +22,7 @@ from pavi.potentials import natural_potential
 EXACT = {
     "county": ["county"],
     "county, missing": ["county"],
+    "dense rows, missing": ["group"],
     "three levels, centred": ["batch", "cask"],
     "three levels, additive": ["batch", "cask"],
     "intercept and slope": ["group"],
