@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pavi import dist, ops
+    from pavi import dist, ops, plot
     from pavi.data import Data
     from pavi.errors import (
         BackendError,
@@ -50,6 +50,7 @@ __all__ = [
     "PaviWarning",
     "dist",
     "ops",
+    "plot",
     "__version__",
 ]
 
@@ -74,7 +75,7 @@ _HOMES = {
     "StorageError": "pavi.errors",
     "PaviWarning": "pavi.errors",
 }
-_SUBMODULES = ("dist", "ops")
+_SUBMODULES = ("dist", "ops", "plot")
 
 
 def __getattr__(name: str) -> Any:

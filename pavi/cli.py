@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pavi.posterior import Posterior
 
 ELBO_SAMPLES = 1000
+MAX_PANELS = 6  # components of an event that get a panel each
+DPI = 130
 MAX_DRAWS_BYTES = 2 * 2**30
 FAILED = 2  # the exit code of a PaviError
 
@@ -196,29 +198,43 @@ def fit(
 @_BATCH
 @_ENCODING
 @click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "dot"]),
+    default="text",
+    show_default=True,
+    help="Print words, or the plate diagram in Graphviz's language.",
+)
+@click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the plate diagram to this file, in Graphviz's language.",
+    help="Write the plate diagram to this file: a picture (.svg, .png, .pdf) where Graphviz is "
+    "installed, else in its language.",
 )
 def render(
-    file: Path, batch: dict[str, int], encoding: Encoding | None, output: Path | None
+    file: Path, batch: dict[str, int], encoding: Encoding | None, form: str, output: Path | None
 ) -> None:
     """Prints the plate graph that FILE defines and, where it has data(), the guide's plan."""
     from pavi import model_file
     from pavi.lowering import lower
-    from pavi.report import to_dot
+    from pavi.plot.diagram import drawn, to_dot
 
     model = model_file.read(file)
-    click.echo(str(model.graph))
+    plan = None
     if model.data is not None:
         sizes = model.data.bind(model.graph).sizes
-        click.echo(f"\n{lower(model.graph, _with_encoding(model, encoding), sizes, batch)}")
+        plan = lower(model.graph, _with_encoding(model, encoding), sizes, batch)
+    if form == "dot":
+        click.echo(to_dot(plan or model.graph), nl=False)
+    else:
+        click.echo(str(model.graph) + (f"\n\n{plan}" if plan else ""))
     if output is not None:
+        diagram = drawn(plan or model.graph, output.suffix)
         try:
-            output.write_text(to_dot(model.graph), encoding="utf-8")
+            output.write_bytes(diagram)
         except OSError as error:
             raise pavi.StorageError(f"cannot write the diagram to {output}: {error}") from error
-        click.echo(f"written to {output}")
+        click.echo(f"written to {output}", err=form == "dot")
 
 
 @main.command()
@@ -245,7 +261,7 @@ def _check_draws(model: ModelFile, data: BoundData, draws: int, dtype: str) -> N
         * math.prod(latent.event)
         for latent in model.graph.latents
     }
-    # The draws themselves, and two copies in float64 of those that the picture shows
+    # The draws themselves, and two copies in float64 of those that the picture may show
     one = {"float32": 4, "float64": 8}[dtype] * sum(scalars.values())
     if model.picture is not None:
         latent = model.graph.variables[model.picture.variable]
@@ -311,23 +327,25 @@ def _write(
         click.echo('no pictures: pip install "pavi-vi[plots]" draws them', err=True)
         return written
 
-    from pavi.report import plot_effects, plot_elbo
+    from pavi import plot
+    from pavi.plot.canvas import sheet
+    from pavi.plot.groups import width_of
 
-    plot_elbo(posterior.history, folder / "elbo.png", f"{model.path.stem} on {backend}")
+    figure, (axes,) = sheet(1, width=6.4, height=4.2)
+    plot.elbo(posterior, ax=axes).set_title(f"{model.path.stem} on {backend}")
+    figure.savefig(folder / "elbo.png", dpi=DPI)
     written.append("elbo.png")
     if model.picture is not None:
         name, plate = model.picture.variable, model.picture.plate
-        values = _along(samples[name], model.graph.variables[name].plates, plate)
-        labels = list(posterior.data.coords.get(plate, range(posterior.data.sizes[plate])))
-        plot_effects(values, labels, folder / f"{name}.png", name=name, plate=plate)
+        components = list(np.ndindex(model.graph.variables[name].event))[:MAX_PANELS]
+        width = width_of(posterior.data.sizes[plate])
+        figure, panels = sheet(len(components), width=width, height=1.0 + 3.2 * len(components))
+        for component, axes in zip(components, panels, strict=True):
+            options = {"plate": plate, "component": component, "draws": samples}
+            plot.intervals(posterior, name, **options, ax=axes)
+        figure.savefig(folder / f"{name}.png", dpi=DPI)
         written.append(f"{name}.png")
     return written
-
-
-def _along(values: np.ndarray, plates: Sequence[str], plate: str) -> np.ndarray:
-    """Returns [draws, plate, *event]: the other plates are taken at their first element."""
-    place = tuple(slice(None) if name == plate else 0 for name in plates)
-    return values[(slice(None), *place)]
 
 
 def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

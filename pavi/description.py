@@ -39,6 +39,7 @@ def description(
             "step": history.step.tolist(),
             "elbo": _numbers(history.elbo),
             "elbo_se": _numbers(history.elbo_se),
+            "phase": history.phase.tolist(),
         },
         **facts,
     }

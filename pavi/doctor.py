@@ -51,6 +51,7 @@ OTHER_PACKAGES = (
     "click",
     "tqdm",
     "matplotlib",
+    "graphviz",
     "pandas",
     "xarray",
     "zarr",

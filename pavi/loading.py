@@ -120,7 +120,12 @@ def load(
     get_adapter(backend)
     step, elbo, elbo_se = (run["history"][key] for key in ("step", "elbo", "elbo_se"))
     # NumPy reads None as NaN.
-    history = History(np.array(step, np.int64), np.array(elbo, float), np.array(elbo_se, float))
+    history = History(
+        np.array(step, np.int64),
+        np.array(elbo, float),
+        np.array(elbo_se, float),
+        phase=np.array(run["history"].get("phase", []), np.int64),
+    )
     return Posterior(
         plan=plan,
         data=bound,

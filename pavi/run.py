@@ -45,6 +45,7 @@ class _Record(NamedTuple):
     """
 
     schedule: dict[str, Any]
+    phase: int
     path: bool
     rates: Rates
     steps: int
@@ -152,7 +153,7 @@ class Run:
             ends = place + steps == count
             record.elbos.append(self._call(part, record.path, steps, ends=ends))
         self._record = None
-        self.history.append(np.concatenate(record.elbos))
+        self.history.append(np.concatenate(record.elbos), record.phase)
         constant = self._constant is None
         if constant:
             # Averaging needs one basis, so the last change of it is before the cool-down.
@@ -225,8 +226,8 @@ class Run:
         return rebased(self._plan, weights)
 
     def _begun(self) -> _Record:
-        before, path = self.schedule.state(), self.schedule.path
-        return _Record(before, path, *self.schedule.next_rates(), [])
+        before, phase, path = self.schedule.state(), self.schedule.phase, self.schedule.path
+        return _Record(before, phase, path, *self.schedule.next_rates(), [])
 
     def _call(self, rates: Rates, path: bool, steps: int, *, ends: bool) -> np.ndarray:
         """One compiled call; meanwhile another thread readies the next one.

@@ -24,6 +24,8 @@ COOLED = 0.01
 MIN_COOL_DOWN = 2500
 # An automatic schedule's constant phases end here at the latest; its cool-down comes on top.
 MAX_STEPS = 40_000
+# The schedule's phases, in order; `Schedule` says what they are.
+PHASES = ("approach", "refining", "cool-down")
 # The end of a phase that has not been decided yet.
 _OPEN = 10**9
 # Where a number of steps is given: shares of it at which the approach and the refining end.
@@ -59,20 +61,24 @@ class History:
         elbo: mean of the one-draw estimates of the call.
         elbo_se: standard error of that mean.
         skipped: steps that were left out, as their estimate or its gradient was not finite.
+        phase: which phase of the schedule they belong to, see `PHASES`; -1 where not known.
     """
 
     step: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     elbo: np.ndarray = field(default_factory=lambda: np.zeros(0))
     elbo_se: np.ndarray = field(default_factory=lambda: np.zeros(0))
     skipped: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    phase: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         if len(self.skipped) != len(self.step):
             self.skipped = np.zeros(len(self.step), np.int64)
+        if len(self.phase) != len(self.step):
+            self.phase = np.full(len(self.step), -1)
 
     def parts(self) -> tuple[np.ndarray, ...]:
         """The arrays, in order."""
-        return self.step, self.elbo, self.elbo_se, self.skipped
+        return self.step, self.elbo, self.elbo_se, self.skipped, self.phase
 
     def known(self) -> History:
         """The records that tell something: calls that overflowed, or of one step, do not."""
@@ -83,7 +89,13 @@ class History:
         """The records from one on."""
         return History(*(part[record:] for part in self.parts()))
 
-    def append(self, elbo: np.ndarray) -> None:
+    def phases(self) -> dict[str, int]:
+        """Steps taken before each phase that there was, by its name."""
+        before = np.concatenate([[0], self.step])[:-1]
+        first = {i: int(before[self.phase == i].min(initial=_OPEN)) for i in range(len(PHASES))}
+        return {PHASES[i]: start for i, start in first.items() if start < _OPEN}
+
+    def append(self, elbo: np.ndarray, phase: int = -1) -> None:
         """Adds one call's estimates, one for each of its steps; NaN for those left out."""
         finite = elbo[np.isfinite(elbo)]
         last = self.step[-1] if len(self.step) else 0
@@ -93,6 +105,7 @@ class History:
         self.elbo = np.append(self.elbo, mean)
         self.elbo_se = np.append(self.elbo_se, error)
         self.skipped = np.append(self.skipped, len(elbo) - len(finite))
+        self.phase = np.append(self.phase, phase)
 
 
 class Verdict(NamedTuple):
