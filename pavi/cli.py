@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -337,12 +338,14 @@ def _write(
     written.append("elbo.png")
     if model.picture is not None:
         name, plate = model.picture.variable, model.picture.plate
-        components = list(np.ndindex(model.graph.variables[name].event))[:MAX_PANELS]
+        event = model.graph.variables[name].event
+        components = list(islice(product(*map(range, event)), MAX_PANELS))
         width = width_of(posterior.data.sizes[plate])
         figure, panels = sheet(len(components), width=width, height=1.0 + 3.2 * len(components))
         for component, axes in zip(components, panels, strict=True):
-            options = {"plate": plate, "component": component, "draws": samples}
-            plot.intervals(posterior, name, **options, ax=axes)
+            plot.intervals(
+                posterior, name, plate=plate, component=component, draws=samples, ax=axes
+            )
         figure.savefig(folder / f"{name}.png", dpi=DPI)
         written.append(f"{name}.png")
     return written

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -103,7 +103,7 @@ def no_pooling(
             f"by which {variable!r} could be estimated for each group. Give estimates as raw=."
         )
     values: Arrays = {n: np.asarray(v, np.float64)[None].copy() for n, v in means.items()}
-    place = (0, ..., *component)
+    place: Any = (0, ..., *component)
     mask = _weights(graph, outcome, batch)
     observed = np.asarray(observed_value(graph, outcome, batch, 1))
     for _ in range(_STEPS):
@@ -139,7 +139,8 @@ def _pull(
         score = score + (slope * ops.to_numpy(first)).sum(axis=own)
         information = information + (slope**2 * ops.to_numpy(second)).sum(axis=own)
     # The first axis is that of the one draw.
-    return tuple(_plain((part * mask)[0], plates, np.sum) for part in (score, information))
+    first, second = (_plain((part * mask)[0], plates, np.sum) for part in (score, information))
+    return first, second
 
 
 def _weights(graph: PlateGraph, outcome: str, batch: Batch) -> np.ndarray:
@@ -151,7 +152,7 @@ def _weights(graph: PlateGraph, outcome: str, batch: Batch) -> np.ndarray:
     return weights.reshape(*weights.shape, *(1,) * trailing)
 
 
-def _plain(rows: np.ndarray, plates: int, reduce: np.ufunc) -> np.ndarray:
+def _plain(rows: np.ndarray, plates: int, reduce: Callable[..., Any]) -> np.ndarray:
     """Rows without their event axes, `[*plates]`."""
     return np.asarray(reduce(rows, axis=tuple(range(plates, rows.ndim))))
 

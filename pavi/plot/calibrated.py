@@ -62,9 +62,13 @@ def calibration(
         several = f"within: {len(inside)} of {len(named)}" if len(named) > 1 else name
         alpha = 0.9 if len(named) <= MAX_NAMED else 0.4
         ax.plot(
-            ends, curve, color=BLUE, linewidth=1.0, alpha=alpha,
+            ends,
+            curve,
+            color=BLUE,
+            linewidth=1.0,
+            alpha=alpha,
             label=several if place == 0 else "_",
-        )  # fmt: skip
+        )
     styles = ("-", "--", "-.", ":")
     for place, name in enumerate(outside):
         curve = np.array([0.0, *difference[name], 0.0])

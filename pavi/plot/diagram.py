@@ -21,9 +21,7 @@ _NODES = {
     "observed": " [style=filled, fillcolor=lightgrey]",
     "covariate": " [shape=plaintext]",
 }
-_LEGEND = (
-    "grey: observed; solid: the model; blue, dashed: joint blocks of the guide, what conditions it"
-)
+_LEGEND = "grey: observed; solid: the model; blue: the guide's blocks, and what conditions them"
 
 
 def plates(model: PlateGraph | GuidePlan | Posterior) -> Any:

@@ -173,9 +173,13 @@ def shrinkage(
         x, y, s=area, color=BLUE, alpha=0.75, edgecolor="white", linewidth=0.5, zorder=3, label="_"
     )
     ax.axline(
-        (float(x.mean()), float(x.mean())), slope=1, color=GREY, linewidth=0.9, linestyle=":",
+        (float(x.mean()), float(x.mean())),
+        slope=1,
+        color=GREY,
+        linewidth=0.9,
+        linestyle=":",
         label="no pooling: the group's own estimate",
-    )  # fmt: skip
+    )
     _prior_mean(ax, posterior, place, means, chosen, x)
     _size_legend(ax, size, area, f"observations per {place.plate}")
     without = len(place.labels) - len(known)
@@ -226,9 +230,14 @@ def _size_legend(ax: Any, size: np.ndarray, area: np.ndarray, title: str) -> Non
     ]
     labels = [f"{size[i]:,.0f}" for i in places[first]]
     ax.legend(
-        handles, labels, title=title, title_fontsize=SMALL, frameon=False, fontsize=SMALL,
+        handles,
+        labels,
+        title=title,
+        title_fontsize=SMALL,
+        frameon=False,
+        fontsize=SMALL,
         loc="lower right",
-    )  # fmt: skip
+    )
 
 
 def _means(
@@ -237,7 +246,9 @@ def _means(
     """Means of every latent, `[*plates, *event]`."""
     if draws is None:
         return posterior.mean(num_samples, seed=seed)
-    return {name: np.mean(value, axis=0, dtype=np.float64) for name, value in draws.items()}
+    return {
+        name: np.asarray(np.mean(value, axis=0, dtype=np.float64)) for name, value in draws.items()
+    }
 
 
 def _drawn(

@@ -40,6 +40,10 @@ class Place:
     where: str
     labels: np.ndarray
 
+    @property
+    def _event(self) -> Any:
+        return (..., *self.component)
+
     def copies(self, array: np.ndarray) -> np.ndarray:
         """`[*lead, *plates]` along the plate, `[*lead, plate]`."""
         index = (slice(None) if p == self.plate else self.others[p] for p in self.plates)
@@ -47,7 +51,7 @@ class Place:
 
     def along(self, array: np.ndarray) -> np.ndarray:
         """`[*lead, *plates, *event]` along the plate, `[*lead, plate]`."""
-        return self.copies(array[(..., *self.component)])
+        return self.copies(array[self._event])
 
     def checked(self, array: Any, argument: str) -> np.ndarray:
         """`[plate]` numbers that were given.
@@ -67,9 +71,9 @@ class Place:
         self, posterior: Posterior, chosen: np.ndarray, num_samples: int, seed: int
     ) -> np.ndarray:
         """Draws of some elements, `[num_samples, chosen]`, drawn without the others."""
-        plates = {self.plate: chosen} | {p: [i] for p, i in self.others.items()}
+        plates: dict[str, Any] = {self.plate: chosen} | {p: [i] for p, i in self.others.items()}
         drawn = posterior.sample(num_samples, seed=seed, variables=[self.variable], plates=plates)
-        value = drawn[self.variable][(..., *self.component)]
+        value = drawn[self.variable][self._event]
         return value.reshape(len(value), -1).astype(np.float64)
 
 

@@ -70,15 +70,25 @@ def pareto_k(
         )
     ax.axhline(threshold, color=GREY, linewidth=1.0, linestyle="--")
     ax.annotate(
-        f"{threshold:.2f}", (1.0, threshold), xycoords=("axes fraction", "data"), xytext=(3, 0),
-        textcoords="offset points", va="center", fontsize=SMALL, color=GREY, annotation_clip=False,
-    )  # fmt: skip
+        f"{threshold:.2f}",
+        (1.0, threshold),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=SMALL,
+        color=GREY,
+        annotation_clip=False,
+    )
     order = np.argsort(-shown, kind="stable")
     for i in order[:worst][above[order[:worst]]]:
         ax.annotate(
-            str(names[i]), (size[i], shown[i]), xytext=(5, 3), textcoords="offset points",
+            str(names[i]),
+            (size[i], shown[i]),
+            xytext=(5, 3),
+            textcoords="offset points",
             fontsize=SMALL,
-        )  # fmt: skip
+        )
     if size.min() > 0 and size.max() >= 20 * size.min():
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")

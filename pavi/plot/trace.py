@@ -38,19 +38,21 @@ def elbo(
         The axes.
 
     Raises:
-        DataError: the history has no records.
+        DataError: the history has no records with a finite ELBO.
         BackendError: matplotlib is not installed.
     """
     history: Any = getattr(posterior, "history", posterior)
     step = np.asarray(history.step)
     value, error = (np.asarray(a, np.float64) for a in (history.elbo, history.elbo_se))
-    known = np.isfinite(value) & np.isfinite(error)
+    known = np.isfinite(value)
     if not known.any():
         raise DataError(
             "The history holds no finite ELBO: this posterior was not fitted here, or every step "
             "of its fit was left out."
         )
     step, value, error = step[known], value[known], error[known]
+    # Of a single step the error is not known.
+    error = np.nan_to_num(error)
     low, high = value - 2 * error, value + 2 * error
 
     ax = axes(ax)
