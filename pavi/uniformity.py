@@ -90,7 +90,9 @@ def ecdf_envelope(num_ranks: int, num_draws: int, probability: float = 0.95) -> 
         if not is_integer(value, 1):
             raise DataError(f"ecdf_envelope: {name}={value!r}: expected a positive integer.")
     if not 0 < probability < 1:
-        raise DataError(f"ecdf_envelope: probability={probability!r}: expected one between 0 and 1")
+        raise DataError(
+            f"ecdf_envelope: probability={probability!r}: expected one between 0 and 1."
+        )
     places = np.linspace(0, num_draws + 1, min(num_draws + 1, MAX_POINTS) + 1)
     below = np.unique(places.round().astype(np.int64))[1:-1]
     uniform = below / (num_draws + 1)

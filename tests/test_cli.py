@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import pavi
-from pavi import cli, dist, doctor
-from pavi.report import to_dot
+from pavi import cli, doctor
+from pavi.schedule import History
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -54,11 +53,9 @@ class FakePosterior:
     data: Any
     options: dict[str, Any]
     seconds: float = 1.25
-    history: Any = field(
-        default_factory=lambda: SimpleNamespace(
-            step=np.arange(0, 100, 10),
-            elbo=-1e6 * np.exp(-np.arange(10.0)) - 20.0,
-            elbo_se=np.full(10, 0.5),
+    history: History = field(
+        default_factory=lambda: History(
+            np.arange(10, 110, 10), -1e6 * np.exp(-np.arange(10.0)) - 20.0, np.full(10, 0.5)
         )
     )
 
@@ -136,8 +133,12 @@ def test_fit_writes_the_run(model: Path, fitted: list[FakePosterior]) -> None:
     assert (folder / "table.txt").read_text() in result.stdout
 
 
-def test_fit_draws_two_pictures(model: Path, fitted: list[FakePosterior]) -> None:
+@pytest.mark.parametrize("vector", [False, True])
+def test_fit_draws_two_pictures(model: Path, fitted: list[FakePosterior], vector: bool) -> None:
     pytest.importorskip("matplotlib")
+    if vector:
+        text = replaced('plates="group"),\n', 'plates="group", event=2),\n')
+        model.write_text(text.replace("effect + slope", "effect[..., 1] + slope"))
     assert run("fit", model, "--backend", "tfp", "--output", "here").exit_code == 0
     for name in ("elbo.png", "effect.png"):
         assert (model.parent / "here" / name).read_bytes().startswith(b"\x89PNG")
@@ -343,8 +344,20 @@ def test_render_shows_graph_plan_and_diagram(model: Path) -> None:
         assert name in result.stdout
     diagram = (model.parent / "plates.dot").read_text()
     assert '"location" -> "effect";' in diagram
-    assert diagram.count("subgraph") == 2
-    assert diagram.count("{") == diagram.count("}")
+    # The two plates, and the block of the globals.
+    assert diagram.count("subgraph") == 3
+    assert diagram == run("render", model, "--format", "dot").stdout
+
+
+def test_a_diagram_that_cannot_be_drawn_names_the_program(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("graphviz")
+    monkeypatch.setenv("PATH", "")
+    result = run("render", model, "--output", "plates.svg")
+    assert result.exit_code == 2
+    assert "Graphviz's program dot" in result.stderr
+    assert not (model.parent / "plates.svg").exists()
 
 
 def test_render_needs_no_data(model: Path) -> None:
@@ -352,31 +365,6 @@ def test_render_needs_no_data(model: Path) -> None:
     result = run("render", model)
     assert result.exit_code == 0, result.output
     assert "location" in result.stdout
-
-
-def test_the_diagram_nests_owners_and_names_those_that_cross() -> None:
-    graph = pavi.PlateGraph(
-        plates=[
-            pavi.Plate("student"),
-            pavi.Plate("lecturer"),
-            pavi.Plate("mark", within=("student", "lecturer")),
-            pavi.Plate("remark", within="mark"),
-        ],
-        variables=[
-            pavi.Latent("skill", dist.Normal(0.0, 1.0), plates="student"),
-            pavi.Latent("rigour", dist.Normal(0.0, 1.0), plates="lecturer"),
-            pavi.Observed(
-                "points", lambda skill, rigour: dist.Normal(skill - rigour, 1.0), plates="mark"
-            ),
-            pavi.Observed("note", lambda points: dist.Normal(points, 1.0), plates="remark"),
-        ],
-    )
-    lines = to_dot(graph).splitlines()
-    depth = {
-        line.strip().split(";")[0].split(" [")[0]: len(line) - len(line.lstrip()) for line in lines
-    }
-    assert depth['"skill"'] == depth['"rigour"'] == depth['"points"'] < depth['"note"']
-    assert any('label="mark (within student and lecturer)"' in line for line in lines)
 
 
 @pytest.mark.parametrize("name", ["radon", "random_effects"])
