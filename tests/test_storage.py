@@ -56,7 +56,12 @@ def numpy_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def posterior() -> Posterior:
-    history = History(np.array([250, 500]), np.array([-30.5, -21.25]), np.array([0.5, np.nan]))
+    history = History(
+        np.array([250, 500]),
+        np.array([-30.5, -21.25]),
+        np.array([0.5, np.nan]),
+        phase=np.array([0, 2]),
+    )
     return replace(
         random_posterior(CASES[NAME], "float32"),
         history=history,

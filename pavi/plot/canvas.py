@@ -55,6 +55,35 @@ def legend_above(ax: Any) -> None:
     ax.legend(frameon=False, fontsize=SMALL, ncols=3, loc="lower left", bbox_to_anchor=(0.0, 1.0))
 
 
+def name_points(ax: Any, x: np.ndarray, y: np.ndarray, names: np.ndarray, count: int) -> None:
+    """Writes the names of the first points beside them, where they cover none of the points.
+
+    Args:
+        ax: matplotlib axes, with their limits.
+        x: of the points, `[points]`.
+        y: of the points, `[points]`.
+        names: of the points, `[points]`.
+        count: how many to name.
+    """
+    ax.autoscale_view()
+    pixels = ax.figure.dpi / 72
+    taken = ax.transData.transform(np.stack([x, y], axis=1)) / pixels
+    for i in range(min(count, len(x))):
+        # A letter is about 0.6 as wide as it is high.
+        text, place = str(names[i]), taken[i]
+        extent = np.array([0.6 * len(text), 1.0]) * SMALL
+        corners = [(5.0, 2.0), (5.0, -9.0), (-5.0 - extent[0], 2.0), (-5.0 - extent[0], -9.0)]
+        covered = [
+            ((taken > place + c - 3) & (taken < place + c + extent + 3)).all(1).sum()
+            for c in corners
+        ]
+        corner = corners[int(np.argmin(covered))]
+        ax.annotate(text, (x[i], y[i]), xytext=corner, textcoords="offset points", fontsize=SMALL)
+        # The name is in the way of those after it.
+        along = place + corner + np.linspace(0.0, 1.0, 8)[:, None] * extent
+        taken = np.concatenate([taken, along])
+
+
 def imported(module: str) -> Any:
     """A module of the extra `plots`.
 

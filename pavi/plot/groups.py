@@ -178,15 +178,16 @@ def shrinkage(
         color=GREY,
         linewidth=0.9,
         linestyle=":",
-        label="no pooling: the group's own estimate",
+        label=f"no pooling: the {place.plate}'s own estimate",
     )
     _prior_mean(ax, posterior, place, means, chosen, x)
     _size_legend(ax, size, area, f"observations per {place.plate}")
-    without = len(place.labels) - len(known)
-    note = f"; {without:,} without such an estimate" if without else ""
+    some = [f"{len(chosen):,} of {len(place.labels):,}"] if len(chosen) < len(place.labels) else []
+    if without := len(place.labels) - len(known):
+        some.append(f"{without:,} without such an estimate")
+    note = f"\n({'; '.join(some)})" if some else ""
     ax.set(
-        xlabel=f"estimate of {place.name} from the {place.plate}'s own data{place.where}\n"
-        f"({_shown(len(chosen), len(place.labels))}{note})",
+        xlabel=f"{place.name} estimated from the {place.plate}'s own data{place.where}{note}",
         ylabel=f"posterior of {place.name}: mean and {100 * probability:g} % interval",
     )
     return ax

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pavi.errors import DataError
-from pavi.plot.canvas import BLUE, GREY, ORANGE, SMALL, axes, legend_above
+from pavi.plot.canvas import BLUE, GREY, ORANGE, SMALL, axes, imported, legend_above, name_points
 
 
 def pareto_k(
@@ -80,18 +80,14 @@ def pareto_k(
         color=GREY,
         annotation_clip=False,
     )
-    order = np.argsort(-shown, kind="stable")
-    for i in order[:worst][above[order[:worst]]]:
-        ax.annotate(
-            str(names[i]),
-            (size[i], shown[i]),
-            xytext=(5, 3),
-            textcoords="offset points",
-            fontsize=SMALL,
-        )
-    if size.min() > 0 and size.max() >= 20 * size.min():
+    if size.min() > 0 and (ratio := size.max() / size.min()) >= 20:
         ax.set_xscale("log")
+        within = (1.0, 2.0, 5.0) if ratio < 2000 else (1.0,)
+        ax.xaxis.set_major_locator(imported("matplotlib.ticker").LogLocator(subs=within))
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+        ax.minorticks_off()
+    order = np.argsort(-shown, kind="stable")[: above.sum()]
+    name_points(ax, size[order], shown[order], names[order], worst)
     ax.set(xlabel=f"observations of the {plate}", ylabel="Pareto k-hat")
     legend_above(ax)
     return ax
