@@ -147,6 +147,7 @@ def test_a_fit_says_what_it_was(backend: str) -> None:
     assert (np.diff(history.step) <= CHUNK).all()
     assert history.elbo.shape == history.elbo_se.shape == history.step.shape
     assert history.elbo[-1] > history.elbo[0]
+    assert history.phases() == {"approach": 0, "refining": 1000, "cool-down": 2400}
     assert posterior.plan.graph is posterior.graph
 
 
@@ -284,6 +285,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(
     assert len(records) == 2
     resumed = fit(backend, **options, checkpoint=tmp_path)
     assert_array_equal(resumed.history.elbo, whole.history.elbo)
+    assert_array_equal(resumed.history.phase, whole.history.phase)
     for mine, theirs in ((resumed.weights, whole.weights), (resumed.tables, whole.tables)):
         assert mine.keys() == theirs.keys()
         for name, value in theirs.items():
