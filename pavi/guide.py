@@ -263,7 +263,7 @@ def _evidence(
 ) -> _Evidence:
     """The natural encoding of a block given the latents of the earlier ones."""
     potential = natural_potential(plan, block, values, batch, like)
-    if not block.axes:
+    if not block.axes or not block.flow.context_size:
         return _Evidence(potential, None)
     # Where the evidence puts the copy, and how firmly: seen by the affine that corrects it.
     mean, cholesky = solve_potential(potential)

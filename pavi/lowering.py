@@ -82,8 +82,7 @@ def lower(
     groups = replace(groups, joint=joint)
     blocks: list[BlockPlan] = []
     for name in groups.order:
-        settled = like.block(name).encoding if like else None
-        blocks.append(_block(groups, family, name, batch, blocks, settled))
+        blocks.append(_block(groups, family, name, batch, blocks, like))
     return GuidePlan(graph, family, dict(sizes), batch, dict(standards or {}), tuple(blocks))
 
 
@@ -136,7 +135,7 @@ def _block(
     name: str,
     batch: Mapping[str, int],
     earlier: list[BlockPlan],
-    settled: str | None,
+    like: GuidePlan | None,
 ) -> BlockPlan:
     graph, latents = groups.graph, groups.latents[name]
     plates, places = groups.plates(name), slots(graph, latents)
@@ -145,29 +144,30 @@ def _block(
     is_joint = name in groups.joint
     dimension = size * copies if is_joint else size
     mean_field = family.structure == "mean_field"
+    settled = like.block(name).encoding if like else None
     encoding, encoder, evidence = _encoding(groups, family, name, batch, settled)
-    partial = evidence is not None and bool(evidence_beyond(graph, plates, evidence) & set(batch))
+    beyond = evidence_beyond(graph, plates, evidence) if evidence else frozenset()
+    partial = bool(beyond & set(batch))
+    exact = (
+        evidence is not None and evidence.exact and not beyond & set(like.batch if like else batch)
+    )
+    asked = family.of(latents[0].name, "flow")
+    # Sites share nothing; what is exact already leaves nothing to be learned.
+    single = is_joint or not plates
+    sites = encoding == "free" and not single and not mean_field and groups.long(name)
+    exact = exact and encoding == "encoder"
+    bare = asked == "auto" and (sites or exact)
     # Slopes of a long vector in its context would be longer still.
-    apart = mean_field or groups.long(name)
+    apart = mean_field or groups.long(name) or (bare and exact)
     context = () if apart else _context(graph, family, plates, is_joint, latents, earlier)
     context_size = sum(slot.size for slot in context)
-    single = is_joint or not plates
-    asked = family.of(latents[0].name, "flow")
     # A potential has the dependence on the prior's scale that no affine has. Its only copy's row is
     # a weight; an affine beside it would be free to undo it.
     placed = is_joint and encoding == "free" and dimension <= DENSE_LIMIT
-    if (
-        asked == "auto"
-        and encoding == "free"
-        and not single
-        and not mean_field
-        and groups.long(name)
-    ):
-        # The rows are sites, of which nothing is shared.
+    if bare:
         flow: Bijector = Identity(dimension)
     else:
         natural = encoder == "natural"
-        exact = natural and evidence is not None and evidence.exact and not partial
         flow = _flow(
             family,
             asked,
@@ -177,7 +177,6 @@ def _block(
             context_size,
             mean_field,
             placed=placed,
-            exact=exact,
         )
     parameters = {f"flow/{key}": spec for key, spec in flow.parameter_specs().items()}
     if placed:
@@ -239,7 +238,8 @@ def _encoding(
         if not plates or beyond & set(batch):
             evidence = None
         copies = prod(groups.sizes[plate] for plate in plates)
-        few = copies <= family.residual_limit and name not in groups.joint
+        exact = evidence is not None and evidence.exact
+        few = copies <= family.residual_limit and name not in groups.joint and not exact
         asked = "encoder+free" if few or (encoder == "natural" and gaps) else "encoder"
     # Where no data lie below, nothing could be encoded: the posterior is the prior, moved.
     return (asked, encoder, evidence) if evidence else ("free", None, None)
@@ -290,7 +290,6 @@ def _flow(
     mean_field: bool,
     *,
     placed: bool,
-    exact: bool,
 ) -> Bijector:
     """Base noise -> autoregressive layers -> affine unless a potential is all, in that order."""
     if mean_field:
@@ -303,8 +302,7 @@ def _flow(
     affine = ConditionalAffine(
         dimension,
         context_size=seen,
-        # What is exact already needs no network that corrects it.
-        hidden=0 if single or exact or not seen else family.hidden,
+        hidden=0 if single or not seen else family.hidden,
         rank="full" if dimension <= limit else "diagonal",
         initial_log_scale=0.0 if natural or not single else _INITIAL_LOG_SCALE,
     )

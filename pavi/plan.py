@@ -330,7 +330,8 @@ def describe_block(plan: GuidePlan, block: BlockPlan) -> list[str]:
             others = [name for name in factor.through if name != block.name]
             inside = f" through {', '.join(others)}" if others else ""
             lines.append(f"    evidence of {factor.observed}{inside}")
-    lines.append(f"  flow {_flow(block.flow)}")
+    exact = block.encoder == "natural" and isinstance(block.flow, Identity)
+    lines.append("  exact given the latents above" if exact else f"  flow {_flow(block.flow)}")
     return lines
 
 
