@@ -31,6 +31,8 @@ from pavi.tables import TableStore
 
 Call = Callable[[], Any]
 LEARNING_RATE = 1e-4
+# By default nothing is learned of a conditional that is exact, and there is little to compare.
+FAMILY = pavi.Family(overrides={"theta": {"encoding": "encoder+free"}})
 
 
 def pavi_call(groups: int, batch: int | None, backend: str, path: bool) -> tuple[Call, int]:
@@ -39,6 +41,7 @@ def pavi_call(groups: int, batch: int | None, backend: str, path: bool) -> tuple
         effects.graph(),
         effects.data(groups),
         backend=None,
+        family=FAMILY,
         batch={"group": batch} if batch else None,
     )
     settings = trainer._settings
