@@ -25,6 +25,8 @@ from pavi.probing import FIRST, aligned_shape, placeholder
 _COUPLING_LIMIT = 1_000_000
 # Size of the moves by which a predictor's slope and curvature are told from rounding.
 _MOVE, _SAME = 0.25, 1e-9
+# Places at which a predictor has to be straight to be taken for it.
+_TRIALS = 12
 
 
 @dataclass(frozen=True)
@@ -312,15 +314,46 @@ def _effect(groups: Groups, observed: str, blocks: frozenset[str]) -> _Effect:
     above = {q for name in moving for q in graph.variables[name].parents if q in moving}
     straight = linear = all(isinstance(probe[p].support, Real) for p in parents | above)
     if straight:
-        there, back = (
-            _predictors(graph, observed, {**start, **{n: start[n] + s * step[n] for n in parents}})
-            for s in (1.0, -1.0)
-        )
-        curved = [_differ(a + b, 2.0 * c) for a, b, c in zip(there, back, centre, strict=True)]
-        others = [_differ(a, c) for a, c in zip(there[1:], centre[1:], strict=True)]
-        straight = not any(curved) and all(_placed(graph, name, moving) for name in moving)
-        linear = probe[observed].quadratic and not any(curved) and not any(others)
+        curved, others = _bent(graph, observed, start, parents)
+        straight = not curved and all(_placed(graph, name, moving) for name in moving)
+        linear = probe[observed].quadratic and not curved and not others
     return _Effect(frozenset(parents), straight, linear)
+
+
+def _bent(
+    graph: PlateGraph, observed: str, start: Mapping[str, Any], parents: Collection[str]
+) -> tuple[bool, bool]:
+    """Whether a predictor is curved in real latents, and whether one but the first moves at all.
+
+    A predictor may have pieces: places, moves and covariates are of many sizes and both signs.
+    """
+    rng = np.random.default_rng(1)
+    latents = set(graph.probe)
+
+    def numbers(shape: tuple[int, ...]) -> np.ndarray:
+        return rng.normal(size=shape) * 10.0 ** rng.uniform(-1.0, 2.0, shape)
+
+    curved = others = False
+    for trial in range(_TRIALS):
+        place = dict(start)
+        if trial:
+            moved = {n: numbers(np.shape(v)) for n, v in start.items() if n not in latents}
+            # A covariate may have to be an index or a count.
+            if _evaluates(graph, observed, {**start, **moved}):
+                place |= moved
+            place |= {name: numbers(np.shape(start[name])) for name in parents}
+        step = {name: numbers(np.shape(start[name])) for name in parents}
+        centre, there, back = (
+            _predictors(graph, observed, {**place, **{n: place[n] + s * step[n] for n in parents}})
+            for s in (0.0, 1.0, -1.0)
+        )
+        for order, of in enumerate(zip(there, back, centre, strict=True)):
+            a, b, c = np.broadcast_arrays(*of)
+            # Far out a rate may overflow: that tells nothing.
+            told = np.isfinite(a) & np.isfinite(b) & np.isfinite(c)
+            curved = curved or _differ(a[told] + b[told], 2.0 * c[told])
+            others = others or (order > 0 and _differ(a[told], c[told]))
+    return curved, others
 
 
 def _placed(graph: PlateGraph, name: str, moving: Collection[str]) -> bool:

@@ -86,13 +86,14 @@ def linearise(
         moved = ops.expand_dims(base, 0) + ops.asarray(offsets.reshape(shape), like=base)
         known |= from_whitened(plan, b, moved, known, batch)[0]
     return [
-        _around(plan, factor, widths, known, batch, len(points), importance)
+        _around(plan, evidence, factor, widths, known, batch, len(points), importance)
         for factor in evidence.factors
     ]
 
 
 def _around(
     plan: GuidePlan,
+    evidence: Evidence,
     factor: Factor,
     widths: Mapping[str, int],
     known: Mapping[str, Array],
@@ -127,7 +128,8 @@ def _around(
         slopes.append({name: _last(part) for name, part in moved if name in factor.through})
     weights = row_weights(plan.graph, factor.observed, batch, importance=importance)
     merged: frozenset[int] = frozenset()
-    if not any(slopes[1:]):
+    # A block that crosses the target widens each row by itself: rows must stay apart.
+    if not any(slopes[1:]) and not set(evidence.crossed) & set(factor.through):
         value, weights, merged = _merged(spec, value, weights)
     return Rows(factor, spec, value, weights, merged, rank, tuple(centres), tuple(slopes))
 

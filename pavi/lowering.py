@@ -148,14 +148,14 @@ def _block(
     encoding, encoder, evidence = _encoding(groups, family, name, batch, settled)
     beyond = evidence_beyond(graph, plates, evidence) if evidence else frozenset()
     partial = bool(beyond & set(batch))
-    exact = (
-        evidence is not None and evidence.exact and not beyond & set(like.batch if like else batch)
-    )
+    natural = encoder == "natural"
+    exact = natural and encoding == "encoder" and evidence is not None and evidence.exact
+    if beyond & set(like.batch if like else batch):
+        exact = False
     asked = family.of(latents[0].name, "flow")
     # Sites share nothing; what is exact already leaves nothing to be learned.
     single = is_joint or not plates
     sites = encoding == "free" and not single and not mean_field and groups.long(name)
-    exact = exact and encoding == "encoder"
     bare = asked == "auto" and (sites or exact)
     # Slopes of a long vector in its context would be longer still.
     apart = mean_field or groups.long(name) or (bare and exact)
@@ -167,7 +167,6 @@ def _block(
     if bare:
         flow: Bijector = Identity(dimension)
     else:
-        natural = encoder == "natural"
         flow = _flow(
             family,
             asked,

@@ -543,6 +543,10 @@ def test_an_encoder_asked_for_by_name_is_not_dropped_in_silence() -> None:
         (lambda k, t: dist.Normal(ops.exp(-k * t), 0.1), False),
         (lambda k, t: dist.Normal(t, ops.exp(k)), False),
         (lambda k, t: dist.Poisson(ops.exp(k * t)), False),
+        (lambda k, t: dist.Normal(ops.where(t > 20.0, k * k, k), 0.1), False),
+        (lambda k, t: dist.Normal(ops.minimum(k, 3.0), 0.1), False),
+        (lambda k, t: dist.Normal(k * ops.log(ops.abs(t)), 0.1), True),
+        (lambda k, t: dist.Normal(k, ops.where(t < -1.0, ops.exp(k), 1.0)), False),
     ],
 )
 def test_one_linearisation_is_enough_for_linear_gaussian_models_only(

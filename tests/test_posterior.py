@@ -313,14 +313,19 @@ def groups(counts: list[int], seed: int) -> Data:
     return Data({"y": y}, {"obs": {"group": member}}, {"group": len(counts)})
 
 
-GAUSSIAN = PlateGraph(
-    [Plate("group"), Plate("obs", within="group")],
-    [
-        Latent("mu", dist.Normal(0.0, 1.0)),
-        Latent("theta", lambda mu: dist.Normal(mu, 0.5), plates="group"),
-        Observed("y", lambda theta: dist.Normal(theta, 0.7), plates="obs"),
-    ],
-)
+def grouped(likelihood: Any) -> PlateGraph:
+    return PlateGraph(
+        [Plate("group"), Plate("obs", within="group")],
+        [
+            Latent("mu", dist.Normal(0.0, 1.0)),
+            Latent("theta", lambda mu: dist.Normal(mu, 0.5), plates="group"),
+            Observed("y", likelihood, plates="obs"),
+        ],
+    )
+
+
+GAUSSIAN = grouped(lambda theta: dist.Normal(theta, 0.7))
+HEAVY_TAILED = grouped(lambda theta: dist.StudentT(4.0, theta, 0.7))
 
 
 def exact_conditional(data: Data, mu: np.ndarray, theta: np.ndarray) -> np.ndarray:
@@ -391,7 +396,7 @@ def test_encoding_the_same_data_without_residuals_changes_nothing() -> None:
 def test_many_more_elements_than_would_be_given_residuals() -> None:
     # 'auto' settles on a residual for few copies and on none for many: what was trained rules.
     family = replace(PLAIN, residual_limit=5)
-    posterior = random_posterior(Case(lambda: (GAUSSIAN, groups([2, 2, 1], 65)), family))
+    posterior = random_posterior(Case(lambda: (HEAVY_TAILED, groups([2, 2, 1], 65)), family))
     assert posterior.plan.block("group").encoding == "encoder+free"
     encoded = posterior.encode(groups([1] * 12, 66))
     assert encoded.plan.block("group").encoding == "encoder+free"

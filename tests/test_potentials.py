@@ -7,6 +7,8 @@ integrated out, in the fully grounded model (two or more copies of everything).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from grounded import Grounded, Setup, exact_law, guide_law, log_prob
@@ -131,6 +133,37 @@ def test_a_large_crossing_block_widens_the_data() -> None:
     exact_mean, exact_covariance = exact_law(setup, "lecturer", coarser)
     np.testing.assert_allclose(mean, exact_mean, rtol=0, atol=1e-8)
     np.testing.assert_allclose(covariance, exact_covariance, rtol=0, atol=1e-8)
+
+
+def test_rows_that_another_block_crosses_inform_one_by_one() -> None:
+    """Whether repeated rows are an axis of their own or a list, they say the same."""
+    latents = [
+        Latent("mu", dist.Normal(0.0, 1.0)),
+        Latent("a", lambda mu: dist.Normal(mu, 0.7), plates="g"),
+        Latent("b", dist.Normal(0.0, 0.9), plates="s"),
+    ]
+
+    def likelihood(a: Any, b: Any) -> dist.Normal:
+        return dist.Normal(a + b, 0.5)
+
+    y = np.random.default_rng(3).normal(size=(2, 4, 3))
+    dense = PlateGraph(
+        [Plate("g"), Plate("r"), Plate("s")],
+        [*latents, Observed("y", likelihood, plates=("g", "r", "s"))],
+    )
+    rows = PlateGraph(
+        [Plate("g"), Plate("s"), Plate("row", within=("g", "s"))],
+        [*latents, Observed("y", likelihood, plates="row")],
+    )
+    g, _, s = np.indices(y.shape)
+    members = {"row": {"g": g.ravel(), "s": s.ravel()}}
+    family = Family(joint_limit=0)
+    laws = [
+        guide_law(Setup(data, family), "g")
+        for data in (Data({"y": y}).bind(dense), Data({"y": y.ravel()}, members).bind(rows))
+    ]
+    for one, other in zip(laws[0][1:], laws[1][1:], strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
 
 def test_a_scale_from_within_the_block_is_linearised() -> None:

@@ -181,7 +181,8 @@ def _family(**options: object) -> Family:
 
 COUNTY = MODELS["county, missing"]
 CASES: dict[str, Case] = {
-    "nested, missing": Case(COUNTY, _family()),
+    "nested, exact": Case(COUNTY, _family(flow="auto")),
+    "nested, missing": Case(COUNTY, _family(overrides={"effect": {"encoding": "encoder+free"}})),
     "nested, spline": Case(COUNTY, _family(flow="spline", encoding="encoder")),
     "nested, affine flow": Case(MODELS["vector events"], _family(flow="affine", layers=2)),
     "nested, free": Case(COUNTY, _family(encoding="free")),
