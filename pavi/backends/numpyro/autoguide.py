@@ -14,14 +14,25 @@ from numpyro import handlers
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.initialization import init_to_median
 
+from pavi.backends.numpyro.agreement import (
+    check_same,
+    check_values,
+    enumerated,
+    is_latent,
+    is_observed,
+    warn_unused,
+)
 from pavi.backends.numpyro.arguments import encoded
 from pavi.backends.numpyro.calls import ModelLayout, batch_of, default_dtype
+from pavi.backends.numpyro.drawing import Kept, computed
 from pavi.backends.numpyro.guide import GuideSites
+from pavi.backends.numpyro.identity import identity
 from pavi.backends.numpyro.portable import Portable, portable, to_rows, warn_unread
 from pavi.backends.numpyro.runs import array_arguments, inconsistent, run
 from pavi.backends.numpyro.tracing import identifier, read
 from pavi.encoders import initial_table
 from pavi.family import Family
+from pavi.graph import PlateGraph
 from pavi.guide import initial_weights
 from pavi.lowering import lower
 from pavi.plan import GuidePlan
@@ -33,6 +44,8 @@ Array = Any
 REFINING_PACE = 0.1
 # Draws behind medians and quantiles, and the seed of their noise.
 QUANTILE_DRAWS, QUANTILE_SEED = 2000, 0
+# Plans that are kept: one for each form that the arguments have had of late.
+PLANS = 16
 
 
 class AutoPAVI(AutoGuide):
@@ -84,7 +97,7 @@ class AutoPAVI(AutoGuide):
         self._weights: dict[str, np.ndarray] = {}
         self._arguments: tuple[Any, Any] | None = None
         self._observed: dict[str, Array] = {}
-        self._compiled: tuple[Any, list[Any], Callable[..., Any]] | None = None
+        self._kept = Kept()
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         if self.prototype_trace is None:
@@ -124,11 +137,17 @@ class AutoPAVI(AutoGuide):
 
     def _drawn(self, args: Any, kwargs: Any, *, many: bool) -> Callable[..., Any]:
         """Draws on these arguments, `(key, params) -> {site: value}`; compiled once for a while."""
-        leaves, tree = jax.tree.flatten((args, kwargs))
-        key = (tree, many, *map(id, leaves))
-        if self._compiled is not None and self._compiled[0] == key:
-            return self._compiled[2]
-        whole = self._takes_whole(args, kwargs)
+        rows = self._whole_rows(args, kwargs)
+        whole = rows is not None
+        said = computed(self.model, args, kwargs, rows or {})
+        arrays = array_arguments(self.model, args, kwargs)
+        seen = [arrays[name] for name in self.encode or () if name in arrays]
+        # Rows of `create_plates` are in no program of the model's.
+        fixed = whole or self.create_plates is None
+        untraced = not any(isinstance(array, jax.core.Tracer) for array in seen)
+        kept = (
+            (many, said, *map(identity, seen)) if said is not None and fixed and untraced else None
+        )
 
         def one(key: Array, params: Mapping[str, Array]) -> dict[str, Array]:
             with handlers.block(), handlers.seed(rng_seed=key), handlers.substitute(data=params):
@@ -137,24 +156,32 @@ class AutoPAVI(AutoGuide):
             fixed = {n: s["value"] for n, s in trace.items() if s["type"] == "deterministic"}
             return {**values, **fixed}
 
-        function = jax.jit(jax.vmap(one, (0, None)) if many else one)
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            # The leaves are kept, that no others come to have their identities.
-            self._compiled = (key, leaves, function)
-        return function
+        return self._kept.of(kept, lambda: jax.jit(jax.vmap(one, (0, None)) if many else one))
 
-    def _takes_whole(self, args: Any, kwargs: Any) -> bool:
-        """Whether the model runs on all rows of its plates: not where it is given a batch alone."""
+    def _whole_rows(self, args: Any, kwargs: Any) -> dict[str, Array] | None:
+        """All rows of the model's plates; None where it runs on the batch alone that it has."""
         plates = [s for s in run(self.model, args, kwargs, {}).values() if s["type"] == "plate"]
         rows = {s["name"]: jnp.arange(s["args"][0]) for s in plates}
         try:
             run(self.model, args, kwargs, rows)
-        except ValueError:
-            return False
-        return True
+        except (TypeError, ValueError):
+            # JAX raises either for shapes that disagree. On the batch's rows the model has run.
+            return None
+        return rows
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_compiled": None}
+        state = {**super().__getstate__(), "_kept": Kept(), "_plans": {}}
+        if self._plan is not None:
+            graph = self._plan.graph
+            parts = list(graph.plates.values()), list(graph.variables.values())
+            state["_plan"] = (parts, dict(self._plan.sizes), dict(self._plan.batch))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._plan is not None:
+            parts, sizes, batch = state["_plan"]
+            self._plan = lower(PlateGraph(*parts), self.family, sizes, batch)
 
     def quantiles(
         self, params: Mapping[str, Array], quantiles: Any, *args: Any, **kwargs: Any
@@ -173,23 +200,24 @@ class AutoPAVI(AutoGuide):
         first = run(self.model, args, kwargs, {})
         if repeated := inconsistent(first):
             raise AssertionError(repeated)  # as NumPyro's guides do, where the sites are latent
-        enumerated = _enumerated(first)
+        check_values(first)
+        summed = enumerated(first)
         model = self.model
-        if enumerated:
+        if summed:
             seeded = handlers.seed(model, rng_seed=0)
-            self.model = handlers.block(seeded, hide_fn=lambda s: s["name"] in enumerated)
+            self.model = handlers.block(seeded, hide_fn=lambda s: s["name"] in summed)
         try:
             super()._setup_prototype(*args, **kwargs)
         finally:
             self.model = model
-        latents = [n for n, s in self.prototype_trace.items() if _is_latent(s)]
+        latents = [n for n, s in self.prototype_trace.items() if is_latent(s)]
         if not latents:
             self.prototype_trace = None
             raise RuntimeError(
                 f"{type(self).__name__} found no latent variables; Use an empty guide instead"
             )
         sites = first.items()
-        self._observed = {n: s["value"] for n, s in sites if _is_observed(s)}
+        self._observed = {n: s["value"] for n, s in sites if is_observed(s)}
         arrays = array_arguments(self.model, args, kwargs)
         for name in self.encode or ():
             if name not in self._observed and name not in arrays:
@@ -205,6 +233,7 @@ class AutoPAVI(AutoGuide):
         self._plan = self._lowered(found)
         self._weights = initial_weights(self._plan, 0, str(default_dtype()))
         if self.init_loc_fn is not init_to_median:
+            warn_unused(self.init_loc_fn, first)
             with handlers.block():
                 self._start_at(self._postprocess_fn(self._init_locs), found)
 
@@ -247,7 +276,7 @@ class AutoPAVI(AutoGuide):
             for b in plan.blocks
             if b.table_width
         }
-        order = [identifier(n) for n, s in self.prototype_trace.items() if _is_latent(s)]
+        order = [identifier(n) for n, s in self.prototype_trace.items() if is_latent(s)]
         plain_dims = {identifier(name): dim for name, dim in dims.items()}
         plain_plates = {identifier(name): plate for name, plate in plates.items()}
         layout = ModelLayout(plain_dims, plain_plates, found.reading.sites)
@@ -297,8 +326,10 @@ class AutoPAVI(AutoGuide):
         drawn = batch if first is None else first.batch
         plan = lower(found.graph, self.family, found.sizes, drawn, like=first)
         if first is not None:
-            _check_same(first, plan)
+            check_same(first, plan)
         self._plans[key] = plan
+        if len(self._plans) > PLANS:
+            self._plans.pop(next(iter(self._plans)))
         return plan
 
     def _stand_ins(self, args: Any, kwargs: Any) -> dict[str, Array]:
@@ -348,52 +379,3 @@ class AutoPAVI(AutoGuide):
 
 def _on_jax(value: Any) -> Any:
     return jnp.asarray(value) if isinstance(value, np.ndarray) else value
-
-
-def _check_same(first: GuidePlan, plan: GuidePlan) -> None:
-    """Raises where a plan has not the weights of the first one."""
-    for before, own in zip(first.blocks, plan.blocks, strict=True):
-        sites = [slot.name for slot in own.slots]
-        changed = [p for p in own.plates if plan.sizes[p] != first.sizes[p]]
-        if changed and (own.table_width or own.joint):
-            raise ValueError(
-                f"The plate {changed[0]!r} has the size {plan.sizes[changed[0]]}, and had "
-                f"{first.sizes[changed[0]]} when AutoPAVI was set up; the sites {sites} have "
-                f"weights for each of its elements. Use AutoPAVI(model, "
-                f"family=pavi.Family(encoding='encoder', joint_limit=0))."
-            )
-        if own.parameters != before.parameters or own.table_width != before.table_width:
-            raise ValueError(
-                f"The data below the sites {sites} are other ones than when AutoPAVI was set up. "
-                f"Call it with the same observed sites."
-            )
-
-
-def _is_latent(site: Mapping[str, Any]) -> bool:
-    return (
-        site["type"] == "sample" and not site["is_observed"] and not site["fn"].support.is_discrete
-    )
-
-
-def _is_observed(site: Mapping[str, Any]) -> bool:
-    return bool(site["type"] == "sample" and site["is_observed"])
-
-
-def _enumerated(trace: Mapping[str, Any]) -> set[str]:
-    """The discrete latents that an ELBO sums out.
-
-    Raises:
-        ValueError: a discrete latent is not marked to be.
-    """
-    out: set[str] = set()
-    for name, site in trace.items():
-        if site["type"] != "sample" or site["is_observed"] or not site["fn"].support.is_discrete:
-            continue
-        if site["infer"].get("enumerate") != "parallel":
-            raise ValueError(
-                f"AutoPAVI cannot handle discrete latent site {name!r}. Sum it out by "
-                f"numpyro.contrib.funsor.config_enumerate(model) and TraceEnum_ELBO, or hide it "
-                f"from the guide by numpyro.handlers.block."
-            )
-        out.add(name)
-    return out

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from pavi.backends.numpyro.tracing import Known, Node, Reading, Site, Value
+from pavi.backends.numpyro.tracing import Reading, Site
+from pavi.backends.numpyro.values import Known, Node, Value
 
 ELEMENTWISE = {
     "add": "add",
@@ -249,8 +250,15 @@ class Axes:
             rows = node.shape[found.rows[long[0]]]
             flat = column.then((rows,), "flat", lambda value: value.reshape(-1))
             before = self.members.get((child, owner), flat)
-            same = before is not None and before.origin == flat.origin
+            same = before is not None and _same(before, flat)
             self.members[child, owner] = before if same else None
+
+
+def _same(one: Known, other: Known) -> bool:
+    """Whether two indices are one: by their numbers, or by how they are made where none are."""
+    if one.concrete and other.concrete:
+        return np.array_equal(np.asarray(one.value), np.asarray(other.value))
+    return one.origin == other.origin
 
 
 def _nodes(reading: Reading) -> Iterator[Node]:

@@ -75,14 +75,17 @@ def batch_of(found: Portable) -> Batch:
     dtype = jnp.result_type(float)
     masks: dict[str, Array] = {}
     for observed in graph.observed:
-        name, site = observed.name, reading.sites[observed.name]
-        if name not in found.masks and site.scale == 1.0:
+        name = observed.name
+        if name not in found.masks and name not in found.scales:
             continue
         event = observed.event[: len(observed.event) - graph.probe[name].event_rank]
         rows = [len(reading.indices[p]) for p in observed.plates]
-        mask = jnp.asarray(found.masks[name]() if name in found.masks else 1.0, dtype)
-        mask = mask.reshape(mask.shape + (1,) * (len(rows) + len(event) - mask.ndim))
-        masks[name] = jnp.broadcast_to(mask, (*rows, *event)) * site.scale
+        mask = jnp.ones((*rows, *event), dtype)
+        for factors in (found.masks, found.scales):
+            if name in factors:
+                factor = jnp.asarray(factors[name](), dtype)
+                mask *= factor.reshape(factor.shape + (1,) * (mask.ndim - factor.ndim))
+        masks[name] = mask
     members: dict[str, Array] = {}
     for plate in graph.plates:
         for owner in graph.owners(plate):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -18,10 +17,11 @@ from pavi.backends.numpyro.axes import (
     moved_axes,
     picked,
 )
+from pavi.backends.numpyro.covariates import Covariates
 from pavi.backends.numpyro.specs import Parts
-from pavi.backends.numpyro.tracing import Known, Node, Reading, Site, Value
+from pavi.backends.numpyro.tracing import Reading, Site
+from pavi.backends.numpyro.values import Known, Node, Value
 from pavi.expression import Constant, Expression, Operand, Step
-from pavi.graph import Covariate
 
 # Known arrays of no plate that are written into the graph; larger ones are covariates.
 _CONSTANT_LIMIT = 64
@@ -40,48 +40,6 @@ def event_axes(site: Site) -> list[int]:
     rest = [a for a, s in enumerate(site.batch_shape) if a not in taken and s > 1]
     start = len(site.batch_shape)
     return [*rest, *range(start, start + len(site.event_shape))]
-
-
-@dataclass
-class Covariates:
-    """The known arrays that sites' parameters take, as covariates."""
-
-    names: Callable[[Known], str | None]
-    taken: set[str]
-    variables: dict[str, Covariate] = field(default_factory=dict)
-    arrays: dict[str, Callable[[], Any]] = field(default_factory=dict)
-    _found: dict[tuple[Any, ...], str] = field(default_factory=dict)
-    _kept: list[Known] = field(default_factory=list)
-
-    def of(self, known: Known, plates: Sequence[str], order: Sequence[int], site: str) -> Covariate:
-        """The covariate of an array.
-
-        Args:
-            known: the array.
-            plates: plates of its first axes in `order`.
-            order: its axes that are kept, those of plates first.
-            site: the site that takes it, for a name.
-        """
-        key = (id(known), tuple(plates), tuple(order))
-        if key not in self._found:
-            stem = self.names(known) or f"{site}_known"
-            name, count = stem, 1
-            while name in self.taken:
-                count += 1
-                name = f"{stem}_{count}"
-            self.taken.add(name)
-            self._found[key] = name
-            self._kept.append(known)
-            event = tuple(known.shape[a] for a in order[len(plates) :])
-            self.variables[name] = Covariate(name, plates=tuple(plates), event=event)
-            self.arrays[name] = lambda: _oriented(known.value, order)
-        return self.variables[self._found[key]]
-
-
-def _oriented(value: Any, order: Sequence[int]) -> Any:
-    rest = [a for a in range(np.ndim(value)) if a not in order]
-    moved = value.transpose((*order, *rest)) if np.ndim(value) else value
-    return moved.reshape(moved.shape[: len(order)])
 
 
 class Emitter:
@@ -220,8 +178,10 @@ class Emitter:
         name = node.primitive
         if name in ELEMENTWISE:
             return self._step(ELEMENTWISE[name], *x)
-        if name in ("convert_element_type", "copy"):
+        if name == "copy":
             return x[0]
+        if name == "convert_element_type":
+            return self._cast(node, x[0])
         if name == "select_n" and len(x) == 3:
             return self._step("where", x[0], x[2], x[1])
         if name == "clamp":
@@ -238,6 +198,20 @@ class Emitter:
         if name == "cholesky" and events[-2:] == [len(node.shape) - 2, len(node.shape) - 1]:
             return self._step("cholesky", x[0])
         raise UnreadableError(f"the function {name!r} of JAX has no counterpart in pavi.ops")
+
+    def _cast(self, node: Node, operand: Operand) -> Operand:
+        """An array in another dtype: truth is 1 and 0, and a number is kept as it is."""
+        (source,) = (v.dtype for v in node.inputs if isinstance(v, Node))
+        before, after = np.dtype(source).kind, np.dtype(node.dtype).kind
+        if before == after:
+            return operand
+        if before == "b":
+            return self._step("where", operand, Constant((), (1.0,)), Constant((), (0.0,)))
+        if after == "b":
+            return self._step("not_equal", operand, Constant((), (0.0,)))
+        if after in "iu" and before not in "iu":
+            raise UnreadableError(f"a value of latents is cast to whole numbers ({node.dtype})")
+        return operand
 
     def _long(self, operand: Operand, value: Value, events: list[int], axis: int) -> Operand:
         """The operand with an event axis (from the right) at its full size."""

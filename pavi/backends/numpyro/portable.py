@@ -13,10 +13,12 @@ from numpyro.distributions import constraints
 
 from pavi import dist
 from pavi.backends.numpyro.axes import Axes, UnreadableError
-from pavi.backends.numpyro.emission import Covariates, Emitter, event_axes, event_of
+from pavi.backends.numpyro.covariates import Covariates
+from pavi.backends.numpyro.emission import Emitter, event_axes, event_of
 from pavi.backends.numpyro.runs import array_arguments, inconsistent, run
 from pavi.backends.numpyro.specs import support_of
-from pavi.backends.numpyro.tracing import Known, Reading, Site, read
+from pavi.backends.numpyro.tracing import Reading, Site, read
+from pavi.backends.numpyro.values import Known
 from pavi.data import Data
 from pavi.errors import GraphError, PaviWarning
 from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph
@@ -35,6 +37,7 @@ class Portable:
         arrays: the values of covariates and observed variables, `[*plates, *event]`.
         members: positions of the owners, by plate and owner.
         masks: which draws of the observed variables count.
+        scales: the factors of their log densities, other than their plates'.
         unread: what could not be read, and why, by site.
     """
 
@@ -43,6 +46,7 @@ class Portable:
     arrays: dict[str, Callable[[], Array]]
     members: dict[tuple[str, str], Known]
     masks: dict[str, Callable[[], Array]]
+    scales: dict[str, Callable[[], Array]]
     unread: dict[str, str]
 
     @property
@@ -70,6 +74,7 @@ def portable(reading: Reading, names: Mapping[str, Any] | None = None) -> Portab
         if site.kind == "enumerated":
             continue
         try:
+            _check_counted(reading, site)
             variables[name] = _variable(reading, axes, covariates, site)
         except UnreadableError as error:
             unread[name] = str(error)
@@ -78,18 +83,19 @@ def portable(reading: Reading, names: Mapping[str, Any] | None = None) -> Portab
     members = {pair: known for pair, known in axes.members.items() if known is not None}
     graph = _graph(reading, members, covariates, variables, unread)
     arrays = {c.name: covariates.arrays[c.name] for c in graph.covariates}
-    masks: dict[str, Callable[[], Array]] = {}
-    for observed in graph.observed:
-        site = reading.sites[observed.name]
-        arrays[observed.name] = _rows(reading.observed[observed.name], site)
-        if observed.name in reading.masks:
-            masks[observed.name] = _rows(reading.masks[observed.name], site)
+    rows: list[dict[str, Callable[[], Array]]] = []
+    for values in (reading.observed, reading.masks, reading.scales):
+        named = {o.name: values.get(o.name) for o in graph.observed}
+        rows.append(
+            {n: _rows(v, reading.sites[n]) for n, v in named.items() if isinstance(v, Known)}
+        )
+    arrays |= rows[0]
     kept = {
         (plate, owner): known
         for (plate, owner), known in members.items()
         if plate in graph.plates and owner in graph.plates[plate].within
     }
-    return Portable(graph, reading, arrays, kept, masks, unread)
+    return Portable(graph, reading, arrays, kept, rows[1], rows[2], unread)
 
 
 def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Data]:
@@ -110,11 +116,13 @@ def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Dat
             f"the model, as MixtureSameFamily does, or use pavi.backends.numpyro.AutoPAVI with "
             f"config_enumerate."
         )
-    for site in reading.sites.values():
-        if site.scale != 1.0:
+    for name, scale in reading.scales.items():
+        factors = np.asarray(scale.value).ravel() if isinstance(scale, Known) else np.zeros(0)
+        if not factors.size or np.any(np.abs(factors - 1.0) > 1e-6):
+            by = f"{factors[np.abs(factors - 1.0).argmax()]:.6g}" if factors.size else "latents"
             raise GraphError(
-                f"The log density of the site {site.site!r} is scaled by {site.scale:.6g}, which "
-                f"no plate graph can say. Take handlers.scale off the model, or use "
+                f"The log density of the site {reading.sites[name].site!r} is scaled by {by}, "
+                f"which no plate graph can say. Take handlers.scale off the model, or use "
                 f"pavi.backends.numpyro.AutoPAVI."
             )
     for name, why in found.unread.items():
@@ -134,6 +142,22 @@ def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Dat
     for (plate, owner), known in found.members.items():
         members.setdefault(plate, {})[owner] = np.asarray(known.value)
     return found.graph, Data(values, members, found.sizes)
+
+
+def _check_counted(reading: Reading, site: Site) -> None:
+    """Raises where what counts of a site's log density cannot be said."""
+    for values, what in (
+        (reading.masks, "mask"),
+        (reading.scales, "scale"),
+        (reading.observed, "observed value"),
+    ):
+        if not isinstance(values.get(site.name), Known | None):
+            raise UnreadableError(f"its {what} depends on latents")
+    mask = reading.masks.get(site.name)
+    if site.kind != "latent" or not isinstance(mask, Known):
+        return
+    if not mask.concrete or not np.all(np.asarray(mask.value)):
+        raise UnreadableError("it is a latent whose log density is masked (handlers.mask)")
 
 
 def _variable(reading: Reading, axes: Axes, covariates: Covariates, site: Site) -> Random:
@@ -229,6 +253,8 @@ def _namer(arrays: Mapping[str, Any]) -> Callable[[Known], str | None]:
             return None
         value = np.asarray(known.value)
         for key, array in arrays.items():
+            if np.asarray(array).dtype.kind not in "biuf":
+                continue
             if np.size(array) == value.size and np.allclose(np.ravel(array), value.ravel()):
                 return key if key.isidentifier() else None
         return None

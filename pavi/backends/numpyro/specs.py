@@ -39,12 +39,15 @@ class Parts:
     settings: dict[str, Support | int] = field(default_factory=dict)
 
 
-def stripped(fn: npd.Distribution) -> tuple[npd.Distribution, list[Array]]:
-    """The distribution inside of `to_event`, `expand` and `mask`, and the masks on the way."""
-    masks: list[Array] = []
+def stripped(fn: npd.Distribution) -> tuple[npd.Distribution, list[tuple[Array, int]]]:
+    """The distribution inside of `to_event`, `expand` and `mask`, and the masks on the way.
+
+    A mask comes with the number of event axes of what it masks.
+    """
+    masks: list[tuple[Array, int]] = []
     while isinstance(fn, npd.Independent | npd.ExpandedDistribution | npd.MaskedDistribution):
         if isinstance(fn, npd.MaskedDistribution):
-            masks.append(fn._mask)
+            masks.append((fn._mask, fn.event_dim))
         fn = fn.base_dist
     return fn, masks
 
@@ -52,8 +55,10 @@ def stripped(fn: npd.Distribution) -> tuple[npd.Distribution, list[Array]]:
 def parts(fn: npd.Distribution) -> Parts | None:
     """What the spec of a distribution is made of; None where there is no such spec."""
     for kinds, rule in RULES:
-        if isinstance(fn, kinds):
-            return rule(fn)
+        for kind in kinds if isinstance(kinds, tuple) else (kinds,):
+            # A subclass with a density of its own is another law.
+            if isinstance(fn, kind) and type(fn).log_prob is kind.log_prob:
+                return rule(fn)
     return None
 
 

@@ -7,8 +7,8 @@ known, and is evaluated only where it is asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from keyword import iskeyword
 from math import prod
 from typing import Any
@@ -19,88 +19,17 @@ import numpy as np
 import numpyro.distributions as npd
 from jax.extend.core import Literal
 
+from pavi.backends.numpyro.identity import identity, program, settings
 from pavi.backends.numpyro.runs import Model, batch_shape, run
 from pavi.backends.numpyro.specs import Parts, parts, stripped
+from pavi.backends.numpyro.values import Known, Node, Value
+from pavi.errors import GraphError
 from pavi.plates import GLOBALS
 
 Array = Any
 
 # Functions of JAX's that are one step of an expression, and not the jaxpr inside of them.
-_WHOLE = ("softplus",)
-
-
-class Known:
-    """An array that depends on no latent; computed when it is first asked for.
-
-    Args:
-        shape: its shape.
-        compute: gives its value.
-        number: the one number that it repeats, if it does.
-        origin: tells how it was made; equal for arrays that were made alike.
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        compute: Callable[[], Array],
-        number: Known | None = None,
-        origin: Callable[[], Any] | None = None,
-    ) -> None:
-        self.shape, self.number = tuple(shape), number
-        self._origin = origin
-        self._compute: Callable[[], Array] | None = compute
-        self._value: Array = None
-
-    @property
-    def value(self) -> Array:
-        if self._compute is not None:
-            self._value, self._compute = self._compute(), None
-        return self._value
-
-    @property
-    def origin(self) -> int:
-        """The same for arrays that are made in the same way of the same ones."""
-        return hash(self._origin()) if self._origin else id(self)
-
-    def then(self, shape: tuple[int, ...], name: Any, function: Callable[[Array], Array]) -> Known:
-        """A function of the array, on NumPy where its numbers are at hand."""
-
-        def compute() -> Array:
-            return function(np.asarray(self.value) if self.concrete else self.value)
-
-        return Known(shape, compute, origin=lambda: (name, self.origin))
-
-    @property
-    def random(self) -> bool:
-        """Whether it is a key of random numbers."""
-        return bool(jnp.issubdtype(self.value.dtype, jax.dtypes.prng_key))
-
-    @property
-    def concrete(self) -> bool:
-        """Whether its numbers are at hand, and not those of a program being traced."""
-        return not isinstance(self.value, jax.core.Tracer)
-
-
-@dataclass(eq=False)
-class Node:
-    """An array that depends on latents.
-
-    Attributes:
-        primitive: name of the function, or "latent".
-        inputs: its operands.
-        shape: its shape.
-        params: the function's fixed parameters.
-        site: the latent, where it is one.
-    """
-
-    primitive: str
-    inputs: tuple[Node | Known, ...]
-    shape: tuple[int, ...]
-    params: Mapping[str, Any] = field(default_factory=dict)
-    site: str = ""
-
-
-Value = Node | Known
+_WHOLE = {"softplus": jax.nn.softplus}
 
 
 @dataclass(frozen=True)
@@ -115,7 +44,7 @@ class Site:
         batch_shape: shape of the copies.
         event_shape: shape of one draw.
         kind: "latent", "observed" or "enumerated".
-        scale: factor of its log density other than its plates'.
+        repeats: the factor of its log density that its subsampled plates make.
     """
 
     name: str
@@ -125,7 +54,7 @@ class Site:
     batch_shape: tuple[int, ...]
     event_shape: tuple[int, ...]
     kind: str
-    scale: float
+    repeats: float
 
 
 @dataclass(frozen=True)
@@ -139,15 +68,17 @@ class Reading:
         parts: what the spec of each site is made of, its arrays being values of the graph, at
             `[*batch shape, *event]` with the event axes of a parameter; None where there is none.
         observed: the values of the observed sites.
-        masks: which of their draws count, `[*batch shape]`.
+        masks: which draws of a site count, `[*batch shape, *event]` without the axes of one draw.
+        scales: factors of a site's log density other than its plates', `[*batch shape]`.
     """
 
     sites: dict[str, Site]
     sizes: dict[str, int]
     indices: dict[str, Array]
     parts: dict[str, Parts | None]
-    observed: dict[str, Known]
-    masks: dict[str, Known]
+    observed: dict[str, Value]
+    masks: dict[str, Value]
+    scales: dict[str, Value]
 
 
 def identifier(name: str) -> str:
@@ -175,46 +106,32 @@ def read(
     """
     given = {**(data or {}), **(observed or {})}
     first = run(model, args, kwargs, given)
+    _check_names(n for n, site in first.items() if site["type"] in ("sample", "plate"))
     sites: dict[str, Site] = {}
     for name, site in first.items():
         if site["type"] == "sample":
             sites[identifier(name)] = _site(site, first, name in (observed or {}))
     given |= {n: s["value"] for n, s in first.items() if s["type"] in ("param", "mutable")}
     free = {s.site: first[s.site]["value"] for s in sites.values() if s.kind != "observed"}
-    layout: dict[str, tuple[Any, ...]] = {}
+    layout: dict[str, Parts | None] = {}
 
     def outputs(values: dict[str, Array]) -> dict[str, dict[str, Array]]:
         trace = run(model, args, kwargs, {**given, **values})
         out: dict[str, dict[str, Array]] = {}
         for name, site in sites.items():
-            fn, masks = stripped(trace[site.site]["fn"])
-            made = parts(fn)
-            own: dict[str, Array] = {}
-            if made is not None:
-                event = len(fn.event_shape)
-                full = (*site.batch_shape, *site.event_shape)
-                lead = full[: len(full) - event]
-                for key, (value, rank) in made.parameters.items():
-                    own[key] = _to_full(value, lead, rank)
-            layout[name] = (made, event if made is not None else 0)
-            if site.kind == "observed":
-                value = jnp.asarray(trace[site.site]["value"])
-                own[" value"] = jnp.broadcast_to(value, (*site.batch_shape, *site.event_shape))
-                for mask in masks:
-                    own[" mask"] = own.get(" mask", True) & jnp.broadcast_to(mask, site.batch_shape)
-            out[name] = own
+            layout[name], out[name] = _arrays(site, trace[site.site])
         return out
 
     closed, shapes = jax.make_jaxpr(outputs, return_shape=True)(free)
     leaves = [
-        Node("latent", (), jnp.shape(value), site=identifier(name))
+        Node("latent", (), jnp.shape(value), {}, identifier(name), jnp.result_type(value))
         for name, value in sorted(free.items())
     ]
     known = [_known(const) for const in closed.consts]
     values = iter(_flattened(closed.jaxpr, known, leaves))
     found = jax.tree.unflatten(jax.tree.structure(shapes), list(values))
     result: dict[str, Parts | None] = {}
-    for name, (made, _) in layout.items():
+    for name, made in layout.items():
         if made is not None:
             arrays = {k: (found[name][k], rank) for k, (_, rank) in made.parameters.items()}
             made = Parts(made.kind, arrays, made.settings)
@@ -227,7 +144,41 @@ def read(
         result,
         {n: found[n][" value"] for n, s in sites.items() if s.kind == "observed"},
         {n: own[" mask"] for n, own in found.items() if " mask" in own},
+        {n: own[" scale"] for n, own in found.items() if " scale" in own},
     )
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raises where two names of a model are one identifier."""
+    taken: dict[str, str] = {}
+    for name in names:
+        other = taken.setdefault(identifier(name), name)
+        if other != name:
+            raise GraphError(
+                f"The names {other!r} and {name!r} of the model's sites and plates are both "
+                f"{identifier(name)!r} as identifiers of a plate graph. Rename one of them."
+            )
+
+
+def _arrays(site: Site, trace: Mapping[str, Any]) -> tuple[Parts | None, dict[str, Array]]:
+    """What a site's spec is made of, and all its arrays in one run."""
+    fn, masks = stripped(trace["fn"])
+    made, own = parts(fn), {}
+    full = (*site.batch_shape, *site.event_shape)
+    lead = full[: len(full) - fn.event_dim]
+    if made is not None:
+        for key, (value, rank) in made.parameters.items():
+            own[key] = _to_full(value, lead, rank)
+    if site.kind == "observed":
+        own[" value"] = jnp.broadcast_to(jnp.asarray(trace["value"]), full)
+    for mask, rank in masks:
+        # Whatever is masked whole has the mask for each of its elements.
+        elements = jnp.reshape(mask, (*jnp.shape(mask), *(1,) * (rank - fn.event_dim)))
+        own[" mask"] = own.get(" mask", True) & jnp.broadcast_to(elements, lead)
+    scale = trace["scale"]
+    if scale is not None and not _is_number(scale, site.repeats):
+        own[" scale"] = jnp.broadcast_to(jnp.asarray(scale) / site.repeats, site.batch_shape)
+    return made, own
 
 
 def _site(site: Mapping[str, Any], trace: Mapping[str, Any], stands: bool) -> Site:
@@ -241,9 +192,6 @@ def _site(site: Mapping[str, Any], trace: Mapping[str, Any], stands: bool) -> Si
     kind = "observed" if site["is_observed"] or stands else "latent"
     if kind == "latent" and fn.support.is_discrete:
         kind = "enumerated"
-    scale = site["scale"]
-    known = scale is not None and not isinstance(scale, jax.core.Tracer) and np.ndim(scale) == 0
-    factor = float(scale) / subsampled if known else 1.0
     return Site(
         identifier(site["name"]),
         site["name"],
@@ -252,8 +200,12 @@ def _site(site: Mapping[str, Any], trace: Mapping[str, Any], stands: bool) -> Si
         batch_shape(site),
         tuple(fn.event_shape),
         kind,
-        1.0 if abs(factor - 1.0) < 1e-9 else factor,
+        subsampled,
     )
+
+
+def _is_number(value: Any, number: float) -> bool:
+    return isinstance(value, int | float) and abs(value / number - 1.0) < 1e-9
 
 
 def _to_full(value: Array, lead: tuple[int, ...], rank: int) -> Array:
@@ -263,14 +215,7 @@ def _to_full(value: Array, lead: tuple[int, ...], rank: int) -> Array:
 
 
 def _known(value: Any) -> Known:
-    return Known(np.shape(value), lambda: value, origin=lambda: _identity(value))
-
-
-def _identity(value: Any) -> Any:
-    if isinstance(value, jax.core.Tracer):
-        return id(value)
-    array = np.asarray(value)
-    return (array.shape, array.tobytes())
+    return Known(np.shape(value), lambda: value, origin=lambda: identity(value))
 
 
 def _flattened(jaxpr: Any, consts: Sequence[Value], inputs: Sequence[Value]) -> list[Value]:
@@ -299,7 +244,8 @@ def _flattened(jaxpr: Any, consts: Sequence[Value], inputs: Sequence[Value]) -> 
             name = eqn.params["name"] if eqn.primitive.name == "jit" else eqn.primitive.name
             for i, var in enumerate(eqn.outvars):
                 label = name if len(eqn.outvars) == 1 else f"{name}[{i}]"
-                env[var] = Node(label, tuple(given), tuple(var.aval.shape), eqn.params)
+                shape, dtype = tuple(var.aval.shape), var.aval.dtype
+                env[var] = Node(label, tuple(given), shape, eqn.params, dtype=dtype)
     return [at(atom) for atom in jaxpr.outvars]
 
 
@@ -313,17 +259,29 @@ def _stacked(given: Sequence[Value], axis: int, shape: tuple[int, ...]) -> Node:
             apart.append(value.then(one, ("stack", axis), lambda array: array.reshape(one)))
         else:
             params = {"broadcast_dimensions": places}
-            apart.append(Node("broadcast_in_dim", (value,), one, params))
-    return Node("concatenate", tuple(apart), shape, {"dimension": axis})
+            apart.append(Node("broadcast_in_dim", (value,), one, params, dtype=value.dtype))
+    dtype = next(value.dtype for value in given if isinstance(value, Node))
+    return Node("concatenate", tuple(apart), shape, {"dimension": axis}, dtype=dtype)
 
 
 def _inner(eqn: Any) -> Any:
     """The jaxpr inside of a call; None for a function to be taken as a whole."""
     if eqn.primitive.name in ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint"):
-        return None if eqn.params.get("name") in _WHOLE else eqn.params.get("jaxpr")
+        return None if _is_whole(eqn) else eqn.params.get("jaxpr")
     if eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call"):
         return eqn.params.get("call_jaxpr")
     return None
+
+
+def _is_whole(eqn: Any) -> bool:
+    """Whether a call is one of JAX's own functions, and not another of its name."""
+    own = _WHOLE.get(eqn.params.get("name", ""))
+    if own is None or len(eqn.invars) != 1:
+        return False
+    aval = eqn.invars[0].aval
+    (call,) = jax.make_jaxpr(own)(jax.ShapeDtypeStruct(aval.shape, aval.dtype)).jaxpr.eqns
+    inside, body = call.params.get("jaxpr"), eqn.params["jaxpr"]
+    return program(inside.jaxpr, inside.consts) == program(body.jaxpr, body.consts)
 
 
 def _bound(eqn: Any, values: Sequence[Array]) -> list[Array]:
@@ -360,7 +318,7 @@ def _evaluated(eqn: Any, given: Sequence[Value]) -> list[Known]:
         return lambda: (
             i,
             eqn.primitive.name,
-            *sorted((k, str(v)) for k, v in eqn.params.items()),
+            settings(eqn),
             *(value.origin for value in origins),
         )
 
