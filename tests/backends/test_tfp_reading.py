@@ -93,6 +93,38 @@ def test_a_vector_chooses_among_rows() -> None:
     assert_read(joint_of(likelihood), {}, y=np.zeros((3, 3), np.float32))
 
 
+STEPS = np.arange(6, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        lambda t, u: tfb.Shift(STEPS)(tfd.Sample(tfd.Normal(t, 1.0), 6)),
+        lambda t, u: tfb.Shift(u * STEPS)(
+            tfb.Scale(STEPS - 9.0)(tfd.Sample(tfb.Scale(2.0)(tfd.StudentT(t**2 + 1.0, t, 1.0)), 6))
+        ),
+        lambda t, u: tfb.Shift(STEPS)(tfd.MultivariateNormalDiag(t * STEPS, 1.0 + STEPS)),
+        lambda t, u: tfb.Shift(u * STEPS)(tfd.Cauchy(t, 1.0)),
+    ],
+    ids=["sample", "scales", "vector", "repeated"],
+)
+def test_maps_that_differ_along_repetitions(law: Callable[[Any, Any], Any]) -> None:
+    joint = joint_of(lambda t, u, v: law(t, u).copy(name="y"))
+    assert_read(joint, y=Y.astype(np.float32))
+
+
+def test_a_law_is_told_by_more_than_its_name() -> None:
+    class Normal(tfd.Normal):
+        """Another law of the same name."""
+
+        def _log_prob(self, x: Any) -> Any:
+            return 2.0 * super()._log_prob(x)
+
+    joint = joint_of(lambda t, u, v: Normal(t * tf.ones(6), 1.0, name="y"))
+    with pytest.raises(PaviError, match=r"'y'.*Normal of module .*test_tfp_reading is no law"):
+        read_joint_distribution(joint, plates=ROWS, observations={"y": Y})
+
+
 @pytest.mark.parametrize(
     ("likelihood", "words"),
     [
