@@ -85,7 +85,7 @@ class Emitter:
 
     def __init__(self, name: str, event_rank: int, knowns: Knowns) -> None:
         self.steps: list[Step] = []
-        self.parents: dict[str, None] = {}
+        self.parents: dict[str, int] = {}  # their event axes
         self._name, self._event_rank, self._knowns = name, event_rank, knowns
         self._found: dict[int, _Value] = {}
         self._keep: list[Symbol] = []
@@ -168,7 +168,7 @@ class Emitter:
 
     def _parent(self, name: str, rank: int) -> Operand:
         """A parent; a scalar one comes with an axis for each event axis of the variable."""
-        self.parents[name] = None
+        self.parents[name] = rank
         if rank or not self._event_rank:
             return name
         return self._step("arrange", (name,), (self._event_rank,))
@@ -219,6 +219,9 @@ class Emitter:
         name = _SAME.get(symbol.operation, symbol.operation)
         if name == "square":
             return _Value(self._step("whole_power", operands, (2,)), present)
+        if name == "number":
+            numbers = (self._arranged(self._one(), present), Constant.of(0.0))
+            return _Value(self._step("where", (*operands, *numbers)), present)
         if name == "reciprocal":
             return _Value(self._step("whole_power", operands, (-1,)), present)
         if name == "not":
@@ -232,6 +235,14 @@ class Emitter:
             ratio = self._step("divide", (a, safe))
             return _Value(self._step("where", (none, Constant.of(0.0), ratio)), present)
         return _Value(self._step(name, operands), present)
+
+    def _one(self) -> _Value:
+        """The number 1 in the dtype of the run, which is that of all parents."""
+        name, rank = next(iter(self.parents.items()))
+        operand = self._parent(name, rank)
+        if rank:
+            operand = self._step("sum", (operand,), tuple(range(-rank, 0)))
+        return _Value(self._step("whole_power", (operand,), (0,)), ())
 
     def _event(self, symbol: Symbol, d: int, where: str, what: str) -> None:
         """Refuses a plate as an axis to compute along."""

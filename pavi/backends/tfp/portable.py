@@ -178,6 +178,12 @@ def _parameters(tracer: Tracer, law: Law, value: axes.Symbol, part: str) -> dict
     for name, (tensor, own) in law.parameters.items():
         symbol = tracer.symbol(tensor)
         batch = symbol.rank - own
+        if batch > len(law.dimensions):
+            raise GraphError(
+                f"Part {part!r}, parameter {name!r} has the shape {tuple(axes.sizes(symbol))}, "
+                f"with more axes than the {len(law.dimensions)} along which {law.spec.__name__} is "
+                f"repeated. Give it one axis for each of the part's own."
+            )
         at = law.dimensions[len(law.dimensions) - batch :]
         sources = [at.index(d) if d in at else None for d in range(scalar)]
         moved = axes.move(symbol, [*sources, *range(batch, symbol.rank)])

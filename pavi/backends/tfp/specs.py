@@ -14,7 +14,7 @@ from pavi import dist
 from pavi.dist.spec import Spec
 from pavi.errors import GraphError
 
-tfd = tfp.distributions
+tfb, tfd = tfp.bijectors, tfp.distributions
 
 
 class Parameter(NamedTuple):
@@ -57,8 +57,18 @@ class _Found(NamedTuple):
     fixed: dict[str, Any] = {}  # noqa: RUF012 - never written to
 
 
-def _names(distribution: Any) -> list[str]:
-    return [kind.__name__ for kind in type(distribution).__mro__]
+class _Move(NamedTuple):
+    """A map of a distribution's values, whose axes are these dimensions of the part's value."""
+
+    bijector: Any
+    dimensions: Sequence[int]
+
+
+class _Placed(NamedTuple):
+    """A law, and the dimensions of the part's value that its batch axes are."""
+
+    law: _Found
+    dimensions: tuple[int, ...]
 
 
 def _scalars(spec: type[Spec], *names: str, **renamed: str) -> Callable[[Any], _Found]:
@@ -105,10 +115,10 @@ def _negative_binomial(d: Any) -> _Found:
 
 
 def _diagonal(d: Any) -> _Found:
-    """A multivariate normal of independent entries: the event is one of scalars."""
+    """A multivariate normal of independent entries: its event is one of scalars."""
     scale = d.scale.diag_part()
     loc = d.loc if d.loc is not None else tf.zeros_like(scale)
-    return _Found(dist.Normal, {"loc": Parameter(loc), "scale": Parameter(scale)}, -1)
+    return _Found(dist.Normal, {"loc": Parameter(loc), "scale": Parameter(scale)})
 
 
 def _triangular(d: Any) -> _Found:
@@ -177,11 +187,17 @@ _INSTEAD = {
 }
 
 
-def _through(found: _Found, base: str, bijectors: Sequence[Any]) -> _Found:
-    """The law of a value that was drawn from another law and mapped elementwise."""
-    for bijector in bijectors:
-        name = type(bijector).__name__
-        if found.spec is dist.Normal and name == "Exp":
+def _through(found: _Found, base: str, moves: Sequence[_Move], own: Sequence[int]) -> _Placed:
+    """The law of a value that was drawn from another law and mapped elementwise.
+
+    Args:
+        found: the other law.
+        base: its name.
+        moves: the maps, the first of them first.
+        own: dimensions of the value that the batch axes of the law are.
+    """
+    for bijector, dimensions in moves:
+        if found.spec is dist.Normal and type(bijector) is tfb.Exp:
             found = found._replace(spec=dist.LogNormal)
         elif (
             found.spec in _LOCATION_SCALE
@@ -189,18 +205,32 @@ def _through(found: _Found, base: str, bijectors: Sequence[Any]) -> _Found:
             and bijector.forward_min_event_ndims == 0
             and bijector._is_injective
         ):
+            # the map may differ along axes over which the law is repeated
+            aligned = {
+                name: Parameter(_aligned(parameter.value, own, dimensions))
+                for name, parameter in found.parameters.items()
+            }
+            own = dimensions
             # loc + scale z  ->  b(loc) + |b(1) - b(0)| scale z
-            loc, scale = found.parameters["loc"].value, found.parameters["scale"].value
+            loc, scale = aligned["loc"].value, aligned["scale"].value
             zero = tf.zeros([], loc.dtype)
             slope = tf.abs(bijector.forward(zero + 1.0) - bijector.forward(zero))
             moved = {"loc": Parameter(bijector.forward(loc)), "scale": Parameter(slope * scale)}
-            found = found._replace(parameters={**found.parameters, **moved})
+            found = found._replace(parameters={**aligned, **moved})
         else:
             raise GraphError(
-                f"TransformedDistribution of {base} by {name} is no law of pavi.dist. Declare "
-                f"{base} itself, and transform its value in the distributions of its children."
+                f"TransformedDistribution of {base} by {type(bijector).__name__} is no law of "
+                f"pavi.dist. Declare {base} itself, and transform its value in the distributions "
+                f"of its children."
             )
-    return found
+    return _Placed(found, tuple(own))
+
+
+def _aligned(value: Any, own: Sequence[int], wanted: Sequence[int]) -> Any:
+    """An array whose axes are the last of `own` with one for each of `wanted` from its first on."""
+    held = own[len(own) - len(value.shape) :]
+    axes = [slice(None) if d in held else tf.newaxis for d in wanted if held and d >= held[0]]
+    return value if len(axes) == len(held) else value[tuple(axes)]
 
 
 _LOCATION_SCALE = {dist.Normal, dist.StudentT, dist.Laplace, dist.Cauchy, dist.Logistic}
@@ -216,44 +246,48 @@ def read_law(distribution: Any) -> Law:
         GraphError: it is no law of `pavi.dist`; the message does not say which part it is.
     """
     shape = (*distribution.batch_shape, *distribution.event_shape)
-    return _placed(distribution, list(range(len(shape))))
+    return _placed(distribution, range(len(shape)))
 
 
-def _placed(d: Any, dimensions: Sequence[int], bijectors: tuple[Any, ...] = ()) -> Law:
-    """The law of a distribution whose batch and event axes are these dimensions of the value.
+def _placed(d: Any, dimensions: Sequence[int], moves: tuple[_Move, ...] = ()) -> Law:
+    """The law of a distribution whose batch and event axes are the last of these dimensions.
 
-    `bijectors` map what it draws to the value, the first of them first.
+    `moves` map what it draws to the part's value, the first of them first.
     """
-    names = _names(d)
-    if "_Independent" in names:
-        return _placed(d.distribution, dimensions, bijectors)
-    if "_Sample" in names:
-        batch = len(d.distribution.batch_shape)
-        event = len(d.distribution.event_shape)
+    batch, event = len(d.batch_shape), len(d.event_shape)
+    dimensions = dimensions[len(dimensions) - batch - event :]
+    name = _name(d)
+    if name in ("Independent", "BatchBroadcast"):
+        return _placed(d.distribution, dimensions, moves)
+    if name == "Sample":
+        batch, event = len(d.distribution.batch_shape), len(d.distribution.event_shape)
         kept = (*dimensions[:batch], *dimensions[len(dimensions) - event :])
-        return _placed(d.distribution, kept, bijectors)
-    if "_BatchBroadcast" in names:
-        own = len(d.distribution.batch_shape) + len(d.distribution.event_shape)
-        return _placed(d.distribution, dimensions[len(dimensions) - own :], bijectors)
-    name = names[0].removeprefix("_")
+        return _placed(d.distribution, kept, moves)
     if name == "TransformedDistribution":
-        return _placed(d.distribution, dimensions, (*_chain(d.bijector), *bijectors))
+        own = tuple(_Move(bijector, dimensions) for bijector in _chain(d.bijector))
+        return _placed(d.distribution, dimensions, (*own, *moves))
     # not by its bases: what derives from a law, or transforms one, is another
     rule = RULES.get(name)
     if rule is None:
+        whose = "" if name else f" of module {type(d).__module__}"
         raise GraphError(
-            f"{names[0]} is no law of pavi.dist. "
+            f"{type(d).__name__}{whose} is no law of pavi.dist. "
             + _INSTEAD.get(
                 name,
-                f"Write it with one of {', '.join(RULES)}, in Independent, Sample or "
+                f"Write it with one of TFP's {', '.join(RULES)}, in Independent, Sample or "
                 f"BatchBroadcast where it is a vector.",
             )
         )
-    found = _through(rule(d), names[0], bijectors)
-    # a vector of independent entries has no event of its own
-    rank = max(found.rank, 0)
-    batch = len(dimensions) - rank
-    return Law(found.spec, found.parameters, tuple(dimensions[:batch]), rank, dict(found.fixed))
+    law = rule(d)
+    found, repeated = _through(law, name, moves, dimensions[: len(dimensions) - law.rank])
+    return Law(found.spec, found.parameters, repeated, found.rank, dict(found.fixed))
+
+
+def _name(d: Any) -> str:
+    """The name of a distribution of TFP's own, "" for another's, whatever it is called."""
+    kind = type(d)
+    own = kind.__module__.startswith(f"{tfp.__name__}.")
+    return kind.__name__.removeprefix("_") if own else ""
 
 
 def _chain(bijector: Any) -> tuple[Any, ...]:

@@ -14,60 +14,17 @@ import tensorflow as tf
 
 from pavi.backends.tfp import axes, indexing
 from pavi.backends.tfp.axes import Symbol
+from pavi.backends.tfp.operations import (
+    ALONG,
+    ELEMENTWISE,
+    OF_FLOATS,
+    OF_THE_SHAPE,
+    PRODUCTS,
+    REDUCTIONS,
+    STATES,
+    UNCHANGED,
+)
 from pavi.errors import GraphError
-
-# operation of TensorFlow -> of `pavi.expression`
-_ELEMENTWISE = {
-    "Add": "add",
-    "AddV2": "add",
-    "Sub": "subtract",
-    "Mul": "multiply",
-    "RealDiv": "divide",
-    "Div": "divide",
-    "DivNoNan": "divide_no_nan",
-    "Maximum": "maximum",
-    "Minimum": "minimum",
-    "Less": "less",
-    "LessEqual": "less_equal",
-    "Greater": "greater",
-    "GreaterEqual": "greater_equal",
-    "Equal": "equal",
-    "NotEqual": "not_equal",
-    "LogicalAnd": "and",
-    "LogicalOr": "or",
-    "LogicalNot": "not",
-    "Select": "where",
-    "SelectV2": "where",
-    "Neg": "negative",
-    "Square": "square",
-    "Reciprocal": "reciprocal",
-    "Inv": "reciprocal",
-    "Exp": "exp",
-    "Expm1": "expm1",
-    "Log": "log",
-    "Log1p": "log1p",
-    "Sqrt": "sqrt",
-    "Softplus": "softplus",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "Sin": "sin",
-    "Cos": "cos",
-    "Sinh": "sinh",
-    "Cosh": "cosh",
-    "Asinh": "arcsinh",
-    "Abs": "abs",
-    "Lgamma": "lgamma",
-    "Digamma": "digamma",
-    "Erf": "erf",
-    "IsFinite": "is_finite",
-    "StopGradient": "stop_gradient",
-}
-_UNCHANGED = {"Identity", "Cast", "PreventGradient", "Snapshot", "EnsureShape", "CheckNumerics"}
-_OF_THE_SHAPE = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
-_REDUCTIONS = {"Sum": "sum", "Mean": "mean", "Max": "max"}
-_ALONG = {"Softmax": "softmax", "Cumsum": "cumsum"}
-_PRODUCTS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
-_STATES = {"VarHandleOp", "ReadVariableOp", "VariableV2"}
 
 
 class Tracer:
@@ -100,6 +57,9 @@ class Tracer:
         if tensor.name not in self._symbols:
             if tensor.name in self._inputs:
                 found = self._inputs[tensor.name]
+                if tensor.dtype == tf.bool:
+                    # data are numbers
+                    found = axes.elementwise("greater", found, axes.known(0.5), where=self.part)
             elif self._is_constant(tensor):
                 found = axes.known(self._value(tensor))
             else:
@@ -122,7 +82,7 @@ class Tracer:
             name, op = last.name, last.op
             if name in self._constant:
                 waiting.pop()
-            elif op.type in _OF_THE_SHAPE and all(i.shape.is_fully_defined() for i in op.inputs):
+            elif op.type in OF_THE_SHAPE and all(i.shape.is_fully_defined() for i in op.inputs):
                 self._constant[name] = True
             elif not op.inputs:
                 self._constant[name] = name not in self._inputs
@@ -147,7 +107,7 @@ class Tracer:
         seen, waiting = set(), [op]
         while waiting:
             op = waiting.pop()
-            if op.type in _STATES or any(t.dtype == tf.resource for t in op.outputs):
+            if op.type in STATES or any(t.dtype == tf.resource for t in op.outputs):
                 raise GraphError(
                     f"{self._where(op)}: the distribution reads a tf.Variable, whose value would "
                     f"be fixed at what it is now. Pass a constant, as in variable.numpy(), or make "
@@ -160,28 +120,32 @@ class Tracer:
                 )
             if op.name not in seen:
                 seen.add(op.name)
-                waiting += [] if op.type in _OF_THE_SHAPE else [i.op for i in op.inputs]
+                waiting += [] if op.type in OF_THE_SHAPE else [i.op for i in op.inputs]
 
     def _translated(self, tensor: Any) -> Symbol:
         op = tensor.op
         where = self._where(op)
-        if op.type in _UNCHANGED:
+        if op.type in UNCHANGED:
             return self.symbol(op.inputs[0])
-        if op.type in _ELEMENTWISE:
+        if op.type in OF_FLOATS and tensor.dtype.is_integer:
+            raise self._unknown(op)
+        if op.type in ELEMENTWISE:
             terms = [self.symbol(i) for i in op.inputs]
-            return axes.elementwise(_ELEMENTWISE[op.type], *terms, where=where)
-        if op.type in _REDUCTIONS:
+            if op.type in ("Equal", "NotEqual") and op.inputs[0].dtype == tf.bool:
+                terms = [axes.elementwise("number", term, where=where) for term in terms]
+            return axes.elementwise(ELEMENTWISE[op.type], *terms, where=where)
+        if op.type in REDUCTIONS:
             x, dimensions = self.symbol(op.inputs[0]), self._constant_input(op, 1)
             keep = bool(op.get_attr("keep_dims"))
             listed = np.atleast_1d(dimensions).astype(int).tolist()
-            return axes.reduce(_REDUCTIONS[op.type], x, listed, keep, where)
-        if op.type in _ALONG:
+            return axes.reduce(REDUCTIONS[op.type], x, listed, keep, where)
+        if op.type in ALONG:
             x = self.symbol(op.inputs[0])
             d = int(self._constant_input(op, 1)) % x.rank if len(op.inputs) > 1 else x.rank - 1
             if op.type == "Cumsum" and (op.get_attr("exclusive") or op.get_attr("reverse")):
                 raise self._unknown(op)
-            return axes.Along(x.axes, _ALONG[op.type], x, d, where)
-        if op.type in _PRODUCTS:
+            return axes.Along(x.axes, ALONG[op.type], x, d, where)
+        if op.type in PRODUCTS:
             return self._product(op, where)
         if op.type == "Unpack":
             return self._unstacked(tensor, where)
@@ -228,6 +192,30 @@ class Tracer:
         if found is None:
             raise self._unknown(op)
         return found
+
+    def _cast(self, op: Any, where: str) -> Symbol:
+        x, given, wanted = self.symbol(op.inputs[0]), op.inputs[0].dtype, op.outputs[0].dtype
+        if given == wanted:
+            return x
+        if given == tf.bool and (wanted.is_floating or wanted.is_integer):
+            return axes.elementwise("number", x, where=where)
+        if wanted == tf.bool and (given.is_floating or given.is_integer):
+            return axes.elementwise("not_equal", x, axes.known(0.0), where=where)
+        if given.is_integer and (wanted.is_floating or wanted in (tf.int32, tf.int64)):
+            return x
+        if given.is_floating and wanted.is_floating:
+            return x
+        raise GraphError(
+            f"{where}: casts values of the model from {given.name} to {wanted.name}, which pavi "
+            f"cannot read. Leave them as they are, or tell cases apart by tf.where."
+        )
+
+    def _select(self, op: Any, where: str) -> Symbol:
+        condition, *terms = (self.symbol(i) for i in op.inputs)
+        if condition.rank == 1:
+            # of the first version: a vector chooses among rows
+            condition = axes.move(condition, [0, *[None] * (terms[0].rank - 1)])
+        return axes.elementwise("where", condition, *terms, where=where)
 
     def _squared_difference(self, op: Any, where: str) -> Symbol:
         a, b = (self.symbol(i) for i in op.inputs)
@@ -365,6 +353,8 @@ def _static(shape: Any, where: str) -> list[int]:
 
 
 _RULES: dict[str, Callable[[Tracer, Any, str], Symbol]] = {
+    "Cast": Tracer._cast,
+    "Select": Tracer._select,
     "Einsum": Tracer._einsum,
     "SquaredDifference": Tracer._squared_difference,
     "Rsqrt": Tracer._rsqrt,
