@@ -79,10 +79,9 @@ class Conditional:
     def noise(self, given: int, each: int, seed: int) -> Iterator[tuple[np.ndarray, Arrays]]:
         """Noise call by call, all of one size, and at which draw of the others each stands."""
         plan, indices, sizes = self.fitted.plan, self.batch.indices, self.fitted.data.sizes
-        rest = Noise(
-            [b for b in plan.blocks if b.name not in self.groups.local], sizes, indices, seed
-        )
-        local = Noise([b for b in plan.blocks if b.name in self.groups.local], sizes, indices, seed)
+        inside = [b for b in plan.blocks if b.name in self.groups.local]
+        rest = Noise([b for b in plan.blocks if b not in inside], sizes, indices, seed)
+        local = Noise(inside, sizes, indices, seed)
         held = rest.draw(0)
         first = drawn = 0
         for start in range(0, given * each, self.call):

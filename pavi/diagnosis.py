@@ -42,8 +42,8 @@ class GroupDiagnosis:
         rows: observed rows of each.
         khat: Pareto k-hat of each, the median over some draws of the other latents.
         threshold: the k-hat up to which the draws taken are enough.
-        gap: nats between a group's ELBO and its log evidence, given the others: its Kullback-Leibler
-            divergence. Where it is large it is underestimated.
+        gap: nats between a group's ELBO and its log evidence given the others, which is the
+            Kullback-Leibler divergence of its posterior. A large one is underestimated.
         gap_se: standard error of each.
         refinement: nats of it that a free correction of the group's own wins back: what
             amortization costs.
@@ -141,6 +141,14 @@ class Diagnosis:
     __repr__ = __str__
 
 
+class Asked(NamedTuple):
+    """The arguments of `Posterior.diagnose`."""
+
+    num_samples: int
+    groups: int | Mapping[str, Sequence[Any]]
+    seed: int
+
+
 class Verdict(NamedTuple):
     """What a fit said of itself."""
 
@@ -151,13 +159,12 @@ class Verdict(NamedTuple):
 def diagnose(
     fitted: Fitted,
     verdict: Verdict,
+    asked: Asked,
     *,
-    num_samples: int,
-    groups: int | Mapping[str, Sequence[Any]],
-    seed: int,
     trained: BoundData | None,
 ) -> Diagnosis:
     """See `Posterior.diagnose`; `trained` is the data of the fit where they are other ones."""
+    num_samples, groups, seed = asked
     check_draws(num_samples, seed)
     if num_samples < FEWEST:
         raise DataError(f"num_samples={num_samples}: a k-hat needs {FEWEST} draws at least.")
@@ -298,9 +305,8 @@ def _by_group(
     shape = (STANDS, num_samples)
     ratios = {p: np.zeros((*shape, len(at))) for p, at in conditional.places.items()}
     told = {p: np.zeros((STANDS, len(at))) for p, at in conditional.places.items()}
-    local = [
-        slot.name for b in plan.blocks if b.name in conditional.groups.local for slot in b.slots
-    ]
+    blocks = [b for b in plan.blocks if b.name in conditional.groups.local]
+    local = [slot.name for b in blocks for slot in b.slots]
     sums: dict[str, np.ndarray] = {}
     start = 0
     for given, parts, values in conditional.draw(STANDS, num_samples, seed):
@@ -322,8 +328,9 @@ def _by_group(
         ratio = ratios[plate]
         gap, gap_se = _gap(ratio)
         index = conditional.chosen[plate]
-        blocks = [b for b in plan.blocks if b.name in own.blocks]
-        names = tuple(slot.name for b in blocks for slot in b.slots)
+        inside = [b for b in blocks if b.name in own.blocks]
+        names = tuple(slot.name for b in inside for slot in b.slots)
+        explained = {n: _explained(sums[n], plan.graph.variables[n].plates) for n in names}
         labels = fitted.data.coords.get(plate)
         out[plate] = GroupDiagnosis(
             plate=plate,
@@ -339,10 +346,8 @@ def _by_group(
             gap_se=gap_se,
             refinement=gains[plate].mean(0),
             told=told[plate].mean(0),
-            explained={
-                name: _explained(sums[name], plan.graph.variables[name].plates) for name in names
-            },
-            encoders=frozenset(b.encoder for b in blocks if b.encoder is not None),
+            explained=explained,
+            encoders=frozenset(b.encoder for b in inside if b.encoder is not None),
             unfamiliar=() if trained is None else unfamiliar(plan, plate, fitted.data, trained),
         )
     return out
@@ -361,9 +366,8 @@ def _gap(ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _explained(sums: np.ndarray, plates: tuple[str, ...]) -> float:
     """Variance of the copies' means as a share of all variance, given the other latents."""
-    mean, square = (
-        part.reshape(part.shape[0], prod(part.shape[1 : 1 + len(plates)]), -1) for part in sums
-    )
+    copies = prod(sums.shape[2 : 2 + len(plates)])
+    mean, square = sums.reshape(2, sums.shape[1], copies, -1)
     between = mean.var(1)
     within = np.maximum(square - mean * mean, 0.0).mean(1)
     return float((between / np.maximum(between + within, np.finfo(float).tiny)).mean())

@@ -54,10 +54,8 @@ def findings(diagnosis: Diagnosis) -> tuple[Finding, ...]:
 
 def written(diagnosis: Diagnosis) -> str:
     """The report."""
-    lines = [
-        f"Diagnosis of {diagnosis.num_latents:,} latents, from {diagnosis.num_samples:,} draws; "
-        f"k-hat is to be at most {diagnosis.threshold:.2f}"
-    ]
+    size, draws = f"{diagnosis.num_latents:,} latents", f"{diagnosis.num_samples:,} draws"
+    lines = [f"Diagnosis of {size}, from {draws}; k-hat is to be at most {diagnosis.threshold:.2f}"]
     for finding in diagnosis.findings:
         lines.append(_wrapped(f"  {_MARKS[finding.passed]}  {finding.subject}: {finding.text}"))
         if finding.remedy:
@@ -102,7 +100,8 @@ def _globals(diagnosis: Diagnosis) -> Iterator[Finding]:
     if not diagnosis.globals:
         return
     subject = _names(diagnosis.globals)
-    integrated = " and ".join(f"the {g.size:,} of {g.plate}" for g in diagnosis.groups.values())
+    sizes = [f"the {g.size:,} elements of {g.plate}" for g in diagnosis.groups.values()]
+    out = f", {' and '.join(sizes)} integrated out" if sizes else ""
     if diagnosis.khat_globals is None:
         plates = ", ".join(g.plate for g in diagnosis.groups.values() if not g.whole)
         largest = max(g.size for g in diagnosis.groups.values())
@@ -115,7 +114,6 @@ def _globals(diagnosis: Diagnosis) -> Iterator[Finding]:
         )
         return
     khat, limit = diagnosis.khat_globals, diagnosis.threshold
-    out = f", {integrated} integrated out" if integrated else ""
     if khat <= limit:
         yield Finding(subject, True, f"k-hat {khat:.2f}{out}.")
     elif diagnosis.groups and diagnosis.marginal_noise > NOISY:
@@ -177,9 +175,9 @@ def _gap(diagnosis: Diagnosis, groups: GroupDiagnosis) -> Finding:
     error = float(np.sqrt((groups.gap_se**2).sum()) / len(groups.gap))
     most = int(groups.gap.argmax())
     text = (
-        f"local gap {mean:.2g} nats a group (standard error {error:.1g}), at most "
-        f"{groups.gap[most]:.2g} ({groups.labels[most]}); a correction of each group's own would "
-        f"win {gain:.2g} of it{', the amortization gap' if groups.encoders else ''}."
+        f"local gap {mean:.3f} nats a group (standard error {error:.3f}), at most "
+        f"{groups.gap[most]:.3f} ({groups.labels[most]}); a correction of each group's own would "
+        f"win {max(gain, 0.0):.3f} of it{', the amortization gap' if groups.encoders else ''}."
     )
     if mean <= GAP and gain <= GAIN:
         return Finding(groups.plate, True, text)

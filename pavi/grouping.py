@@ -104,7 +104,7 @@ def _coupled(plan: GuidePlan, plate: str, crossing: list[str]) -> str | None:
     latents = {slot.name for b in own for slot in b.slots}
     joint = next((b for b in own if b.joint), None)
     if joint is not None:
-        return f"{_latents(joint)} has one joint density over all of its elements"
+        return f"they have one joint density in the guide ({_latents(joint)})"
     for variable in (*graph.latents, *graph.observed):
         inside = plate in graph.reach(variable.plates)
         if inside and not graph.determines(variable.plates, (plate,)):

@@ -17,7 +17,7 @@ from pavi.backends.base import Arrays, Functions, HostObjects, get_adapter
 from pavi.binding import BoundData
 from pavi.data import Data
 from pavi.description import description
-from pavi.diagnosis import Diagnosis, Verdict, diagnose
+from pavi.diagnosis import Asked, Diagnosis, Verdict, diagnose
 from pavi.encoding import encoded
 from pavi.errors import DataError
 from pavi.export import export
@@ -48,7 +48,7 @@ class Posterior:
         converged: whether the fit settled.
         verdict: why, in words.
         seconds: wall-clock seconds of the fit.
-        trained: the data that the weights were trained on, where `encode` put others in their place.
+        trained: the data of the training, where `encode` put others in their place.
     """
 
     plan: GuidePlan
@@ -327,8 +327,8 @@ class Posterior:
             BackendError: arviz-stats is not installed.
         """
         verdict = Verdict(self.converged, self.verdict)
-        asked = {"num_samples": num_samples, "groups": groups, "seed": seed}
-        return diagnose(self._fitted, verdict, trained=self.trained, **asked)
+        asked = Asked(num_samples, groups, seed)
+        return diagnose(self._fitted, verdict, asked, trained=self.trained)
 
     def elbo(self, num_samples: int = 1000, *, seed: int = 0) -> tuple[float, float]:
         """The ELBO of the full model, and the standard error of that estimate."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from pavi.errors import BackendError
 
 # Fewest draws that a tail can be fitted to.
 FEWEST = 25
+# Nats by which ratios differ that are as good as constant: single precision rounds by as much.
+CONSTANT = 1e-4
 # Largest k-hat that importance weights can be trusted up to, however many draws.
 LARGEST = 0.7
 
@@ -50,21 +52,24 @@ def smoothed(log_ratios: np.ndarray) -> Smoothed:
     weights, khat = np.empty_like(ratios), np.empty(ratios.shape[:-1])
     for place in np.ndindex(khat.shape):
         own = ratios[place]
-        if not (own < np.inf).all() or own.max() == -np.inf:
-            # NaN too: nothing can be said of a draw whose density is not known.
+        if not (own < np.inf).all() or (own > -np.inf).sum() <= _tail(len(own)):
+            # NaN too: nothing can be said of a draw whose density is not known, nor of a few draws.
             weights[place], khat[place] = -np.log(len(own)), np.inf
             continue
-        tail = np.partition(own, -FEWEST // 5)[-FEWEST // 5 :]
-        if np.ptp(tail) <= 1e-12 * max(1.0, float(np.abs(tail).max())):
-            top = own - own.max()
-            weights[place], khat[place] = top - np.log(np.exp(top).sum()), 0.0
+        if np.ptp(own) <= CONSTANT:
+            weights[place], khat[place] = -np.log(len(own)), 0.0
             continue
         # It takes the ratios with the sign of a log likelihood that is divided out.
         weights[place], khat[place] = stats.psislw(-own)
     return Smoothed(weights, khat)
 
 
-def _array_stats() -> object:
+def _tail(draws: int) -> int:
+    """How many of the largest weights the Pareto law is fitted to."""
+    return int(min(0.2 * draws, 3.0 * np.sqrt(draws)))
+
+
+def _array_stats() -> Any:
     try:
         return importlib.import_module("arviz_stats.base").array_stats
     except ImportError as error:

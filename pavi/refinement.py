@@ -37,16 +37,12 @@ def refined(conditional: Conditional, given: int, seed: int) -> dict[str, np.nda
     """
     plan, batch = conditional.fitted.plan, conditional.batch
     blocks = [b for b in plan.blocks if b.name in conditional.groups.local]
-    calls = conditional.noise(given * (_STEPS + 1), conditional.call, seed)
+    calls = conditional.noise(given, (_STEPS + 1) * conditional.call, seed)
     gains: dict[str, list[np.ndarray]] = {plate: [] for plate in conditional.places}
     for _ in range(given):
-        first: Arrays | None = None
         move = {b.name: (np.zeros(()), np.zeros(())) for b in blocks}
         for step in range(_STEPS + 1):
             _, noise = next(calls)
-            # Of the noise of one call, all stands at one draw of the other latents: the first.
-            first = first or {n: eps for n, eps in noise.items() if n not in move}
-            noise = noise | first
             if step == _STEPS:
                 break
             log_p, log_q = _moved(conditional, noise, move)
