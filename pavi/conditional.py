@@ -55,6 +55,12 @@ class Conditional:
         self._rows = fitted.rows(self.batch)
         self.call = fitted.chunk(_CALL, self.batch)
 
+    @property
+    def whole(self) -> bool:
+        """Whether all groups are looked at."""
+        sizes = self.fitted.data.sizes
+        return all(len(index) == sizes[plate] for plate, index in self.chosen.items())
+
     def draw(self, given: int, each: int, seed: int) -> Iterator[Drawn]:
         """`each` draws of the groups at each of `given` draws of the other latents, in order."""
         for flat, noise in self.noise(given, each, seed):

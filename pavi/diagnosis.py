@@ -18,12 +18,11 @@ from pavi.familiarity import Unfamiliar, unfamiliar
 from pavi.fitted import Fitted, check_draws
 from pavi.grouping import Groups, grouping, pooled_to
 from pavi.integers import is_integer
+from pavi.marginal import elbo_of, marginal
 from pavi.refinement import refined
 
 # Fewest draws that a k-hat is taken from here.
 FEWEST = 100
-# Draws of each group's latents that integrate them out, at each draw of the others.
-INTEGRATING = 16
 # Draws of the other latents at which groups are looked at one by one.
 STANDS = 3
 
@@ -104,6 +103,7 @@ class Diagnosis:
         khat_globals: k-hat of the latents outside the groups, with the groups integrated out by
             importance sampling; None where groups were sampled.
         marginal_noise: standard deviation, in nats, of the noise of that integral at one draw.
+        scatter: standard deviation, in nats, of the ratios that `khat_globals` is taken from.
         globals: the latents outside the groups.
         groups: what was found of the groups, by plate.
         missing: why the groups of other plates were not looked at, by plate.
@@ -120,6 +120,7 @@ class Diagnosis:
     khat_joint: float | None
     khat_globals: float | None
     marginal_noise: float
+    scatter: float
     globals: tuple[str, ...]
     groups: Mapping[str, GroupDiagnosis]
     missing: Mapping[str, str]
@@ -172,10 +173,10 @@ def diagnose(
     found = grouping(plan)
     chosen = _chosen(fitted, found.groups, found.missing, groups, seed)
     conditional = Conditional(fitted, found, chosen)
-    whole = all(len(index) == fitted.data.sizes[plate] for plate, index in chosen.items())
-    overall = _overall(conditional, num_samples, 2 * int(seed))
+    whole = conditional.whole
+    overall = marginal(conditional, num_samples, 2 * int(seed))
     outside = tuple(slot.name for b in plan.blocks if b.name not in found.local for slot in b.slots)
-    elbo, elbo_se = _elbo(conditional, overall)
+    elbo, elbo_se = elbo_of(conditional, overall)
     if not whole and not isinstance(groups, int | np.integer):
         # Groups that were named stand for themselves.
         elbo = elbo_se = float("nan")
@@ -190,6 +191,7 @@ def diagnose(
         khat_joint=float(psis.smoothed(overall.joint).khat) if whole else None,
         khat_globals=float(psis.smoothed(overall.marginal).khat) if whole and outside else None,
         marginal_noise=overall.noise,
+        scatter=float(overall.marginal.std()),
         globals=outside,
         groups=_by_group(conditional, num_samples, 2 * int(seed) + 1, trained),
         missing=found.missing,
@@ -234,65 +236,6 @@ def _chosen(
         else np.sort(rng.choice(sizes[p], int(groups), replace=False, shuffle=False))
         for p in plates
     }
-
-
-class _Overall(NamedTuple):
-    """What draws of everything tell.
-
-    Attributes:
-        joint: log p - log q of all that was drawn, one draw of the groups each, `[S]`.
-        marginal: the same with the groups integrated out, `[S]`.
-        noise: standard deviation of the integral's noise.
-        rest: mean of log p - log q of what lies in no group, over `[S]` draws.
-        local: the same of each group, `{plate: [S, groups]}`.
-    """
-
-    joint: np.ndarray
-    marginal: np.ndarray
-    noise: float
-    rest: np.ndarray
-    local: dict[str, np.ndarray]
-
-
-def _overall(conditional: Conditional, num_samples: int, seed: int) -> _Overall:
-    each = INTEGRATING if conditional.places else 1
-    joint, rest = np.zeros(num_samples), np.zeros(num_samples)
-    shapes = {plate: (num_samples, len(at)) for plate, at in conditional.places.items()}
-    mean = {plate: np.zeros(shape) for plate, shape in shapes.items()}
-    first = {plate: np.full(shape, -np.inf) for plate, shape in shapes.items()}
-    second = {plate: np.full(shape, -np.inf) for plate, shape in shapes.items()}
-    flat = 0
-    for given, parts, _ in conditional.draw(num_samples, each, seed):
-        leads = (flat + np.arange(len(given))) % each == 0
-        flat += len(given)
-        rest[given] = parts.rest
-        joint[given[leads]] = parts.rest[leads]
-        for plate, ratio in parts.local.items():
-            joint[given[leads]] += ratio[leads].sum(1)
-            np.add.at(mean[plate], given, ratio / each)
-            # log sum_k w_k and log sum_k w_k^2
-            np.logaddexp.at(first[plate], given, ratio)
-            np.logaddexp.at(second[plate], given, 2.0 * ratio)
-    marginal, variance = rest.copy(), np.zeros(num_samples)
-    for plate in mean:
-        marginal += (first[plate] - np.log(each)).sum(1)
-        # Var log Zhat ~ sum w^2 / (sum w)^2 - 1 / K
-        spread = np.exp(second[plate] - 2.0 * first[plate]) - 1.0 / each
-        variance += np.maximum(spread, 0.0).sum(1) * each / max(each - 1, 1)
-    return _Overall(joint, marginal, float(np.sqrt(variance.mean())), rest, mean)
-
-
-def _elbo(conditional: Conditional, overall: _Overall) -> tuple[float, float]:
-    """The ELBO of the whole model, from all groups or a random sample of them."""
-    total, sampling = overall.rest.copy(), 0.0
-    for plate, ratio in overall.local.items():
-        size, taken = conditional.fitted.data.sizes[plate], ratio.shape[1]
-        total += ratio.sum(1) * (size / taken)
-        if 1 < taken < size:
-            # Of a mean of n of N without replacement: (1 - n / N) s^2 / n
-            sampling += size**2 * (1.0 - taken / size) * ratio.mean(0).var(ddof=1) / taken
-    error = np.sqrt(total.var(ddof=1) / len(total) + sampling)
-    return float(total.mean()), float(error)
 
 
 def _by_group(

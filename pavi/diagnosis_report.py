@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 NAMED = 5
 # Nats a group on average that a posterior may be away, and that a correction may win.
 GAP, GAIN = 0.1, 0.05
+# Nats by which log p - log q scatters that move no mean and no standard deviation to speak of.
+SLIGHT = 0.1
 # Nats below which a group's posterior is its prior; share of the groups for which it may be.
 SILENT, NEARLY_ALL = 0.05, 0.95
 # Share of the variance between groups below which all have the same place.
@@ -67,6 +69,8 @@ def written(diagnosis: Diagnosis) -> str:
         if not wrong
         else f"Not to be trusted as it is: {wrong} finding{'s' if wrong > 1 else ''} above."
     )
+    if any(finding.passed is None for finding in diagnosis.findings):
+        lines[-1] += " What is marked -- was not looked at."
     lines[-1] = _wrapped(lines[-1], indent="")
     return "\n".join(lines)
 
@@ -116,13 +120,21 @@ def _globals(diagnosis: Diagnosis) -> Iterator[Finding]:
     khat, limit = diagnosis.khat_globals, diagnosis.threshold
     if khat <= limit:
         yield Finding(subject, True, f"k-hat {khat:.2f}{out}.")
+    elif diagnosis.scatter <= SLIGHT:
+        text = (
+            f"k-hat {khat:.2f} is above {limit:.2f}{out}, but the densities differ by "
+            f"{diagnosis.scatter:.2g} nats only: what the guide lacks lies far out in the tails. "
+            "As far as these draws reach, means and standard deviations are right; do not count on "
+            "extreme quantiles."
+        )
+        yield Finding(subject, True, text)
     elif diagnosis.groups and diagnosis.marginal_noise > NOISY:
         yield Finding(
             subject,
-            None,
-            f"k-hat {khat:.2f}{out}; but that integral is itself noisy, by "
-            f"{diagnosis.marginal_noise:.2g} nats, so that the guide is not to blame for certain.",
-            _refit(diagnosis, "mend the groups first, see below"),
+            False,
+            f"k-hat {khat:.2f} is above {limit:.2f}{out}; that integral is noisy "
+            f"({diagnosis.marginal_noise:.2g} nats), for the groups' posteriors are far from right.",
+            _refit(diagnosis, "mend the groups first; Family({}) holds more shapes"),
         )
     else:
         yield Finding(
@@ -152,20 +164,27 @@ def _groups(diagnosis: Diagnosis, groups: GroupDiagnosis) -> Iterator[Finding]:
 
 
 def _khat(diagnosis: Diagnosis, groups: GroupDiagnosis) -> Finding:
-    above = int((groups.khat > groups.threshold).sum())
+    # Where the gap is a few thousandths of a nat, a large k-hat is about the far tails alone.
+    off = (groups.khat > groups.threshold) & (groups.gap > 0.5 * SLIGHT**2)
+    above = int(off.sum())
     looked = f"{len(groups.elements):,}"
     looked += "" if groups.whole else f" sampled of {groups.size:,}"
     given = f", given {_names(groups.given)}" if groups.given else ""
     subject = f"{groups.plate} ({_names(groups.latents)}{given})"
-    worst = groups.worst[: max(1, min(NAMED, above))]
+    order = groups.worst[off[groups.worst]] if above else groups.worst[:1]
+    worst = order[:NAMED]
     named = ", ".join(
-        f"{groups.labels[i]} (k-hat {groups.khat[i]:.2f}, {groups.rows[i]:,} rows)" for i in worst
+        f"{groups.plate} {groups.labels[i]} (k-hat {groups.khat[i]:.2f}, {groups.rows[i]:,} rows)"
+        for i in worst
     )
+    if not above and groups.share_above:
+        text = f"k-hat is large for some of {looked}, but about their far tails alone"
+        return Finding(subject, True, f"{text}; largest: {named}.")
     if not above:
-        return Finding(subject, True, f"k-hat of each of {looked} is small; largest: {named}.")
+        return Finding(subject, True, f"k-hat is small for each of {looked}; largest: {named}.")
     text = (
         f"k-hat is above {groups.threshold:.2f} for {above:,} of {looked} "
-        f"({groups.share_above:.0%}); worst: {named}."
+        f"({above / len(off):.0%}); worst: {named}."
     )
     return Finding(subject, False, text, _refit(diagnosis, "Family({}) holds more shapes"))
 
@@ -174,10 +193,11 @@ def _gap(diagnosis: Diagnosis, groups: GroupDiagnosis) -> Finding:
     mean, gain = float(groups.gap.mean()), float(groups.refinement.mean())
     error = float(np.sqrt((groups.gap_se**2).sum()) / len(groups.gap))
     most = int(groups.gap.argmax())
+    largest = f"{groups.gap[most]:.3f} ({groups.plate} {groups.labels[most]})"
     text = (
-        f"local gap {mean:.3f} nats a group (standard error {error:.3f}), at most "
-        f"{groups.gap[most]:.3f} ({groups.labels[most]}); a correction of each group's own would "
-        f"win {max(gain, 0.0):.3f} of it{', the amortization gap' if groups.encoders else ''}."
+        f"local gap {mean:.3f} nats a group (standard error {error:.3f}), at most {largest}; a "
+        f"correction of each group's own would win {max(gain, 0.0):.3f} of it"
+        f"{', the amortization gap' if groups.encoders else ''}."
     )
     if mean <= GAP and gain <= GAIN:
         return Finding(groups.plate, True, text)
