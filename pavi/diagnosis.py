@@ -44,8 +44,8 @@ class GroupDiagnosis:
         gap: nats between a group's ELBO and its log evidence given the others, which is the
             Kullback-Leibler divergence of its posterior. A large one is underestimated.
         gap_se: standard error of each.
-        refinement: nats of it that a free correction of the group's own wins back: what
-            amortization costs.
+        refinement: nats of it that a free correction of the group's own wins back, at one draw of
+            the others: what amortization costs.
         told: nats by which the posterior of each is narrower than, or away from, its prior given
             the others.
         explained: share of the variance of each latent that lies between the groups' means.
@@ -162,9 +162,9 @@ def diagnose(
     verdict: Verdict,
     asked: Asked,
     *,
-    trained: BoundData | None,
+    trained_on: BoundData | None,
 ) -> Diagnosis:
-    """See `Posterior.diagnose`; `trained` is the data of the fit where they are other ones."""
+    """See `Posterior.diagnose`; `trained_on` is the data of the fit where they are other ones."""
     num_samples, groups, seed = asked
     check_draws(num_samples, seed)
     if num_samples < FEWEST:
@@ -174,6 +174,8 @@ def diagnose(
     chosen = _chosen(fitted, found.groups, found.missing, groups, seed)
     conditional = Conditional(fitted, found, chosen)
     whole = conditional.whole
+    named = groups if isinstance(groups, Mapping) else chosen
+    by_group = _by_group(conditional, num_samples, 2 * int(seed) + 1, trained_on)
     overall = marginal(conditional, num_samples, 2 * int(seed))
     outside = tuple(slot.name for b in plan.blocks if b.name not in found.local for slot in b.slots)
     elbo, elbo_se = elbo_of(conditional, overall)
@@ -193,7 +195,7 @@ def diagnose(
         marginal_noise=overall.noise,
         scatter=float(overall.marginal.std()),
         globals=outside,
-        groups=_by_group(conditional, num_samples, 2 * int(seed) + 1, trained),
+        groups={p: own for p, own in by_group.items() if p in named},
         missing=found.missing,
         remedies=_remedies(fitted),
     )
@@ -223,6 +225,7 @@ def _chosen(
                     f"those are {plates}."
                 )
         named = elements.chosen(fitted.data, groups)
+        # Of a plate that is not named one element is drawn, as some must be.
         return {p: named.get(p, np.zeros(1, np.int64)) for p in plates}
     if not is_integer(groups, 1):
         raise DataError(
@@ -239,7 +242,7 @@ def _chosen(
 
 
 def _by_group(
-    conditional: Conditional, num_samples: int, seed: int, trained: BoundData | None
+    conditional: Conditional, num_samples: int, seed: int, trained_on: BoundData | None
 ) -> dict[str, GroupDiagnosis]:
     """Each group at some draws of the other latents."""
     fitted, plan = conditional.fitted, conditional.fitted.plan
@@ -264,7 +267,7 @@ def _by_group(
                 sums[name] = np.zeros((2, STANDS, *value.shape[1:]))
             np.add.at(sums[name][0], given, value / num_samples)
             np.add.at(sums[name][1], given, value * value / num_samples)
-    gains = refined(conditional, STANDS, seed)
+    gains = refined(conditional, seed)
     out: dict[str, GroupDiagnosis] = {}
     for own in conditional.groups.groups:
         plate = own.plate
@@ -287,11 +290,13 @@ def _by_group(
             threshold=psis.threshold(num_samples),
             gap=gap,
             gap_se=gap_se,
-            refinement=gains[plate].mean(0),
+            refinement=gains[plate],
             told=told[plate].mean(0),
             explained=explained,
             encoders=frozenset(b.encoder for b in inside if b.encoder is not None),
-            unfamiliar=() if trained is None else unfamiliar(plan, plate, fitted.data, trained),
+            unfamiliar=()
+            if trained_on is None
+            else unfamiliar(plan, plate, fitted.data, trained_on),
         )
     return out
 

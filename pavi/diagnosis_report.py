@@ -132,8 +132,8 @@ def _globals(diagnosis: Diagnosis) -> Iterator[Finding]:
         yield Finding(
             subject,
             False,
-            f"k-hat {khat:.2f} is above {limit:.2f}{out}; that integral is noisy "
-            f"({diagnosis.marginal_noise:.2g} nats), for the groups' posteriors are far from right.",
+            f"k-hat {khat:.2f} is above {limit:.2f}{out}; that integral is noisy, "
+            f"{diagnosis.marginal_noise:.2g} nats, as the groups' posteriors are far from right.",
             _refit(diagnosis, "mend the groups first; Family({}) holds more shapes"),
         )
     else:

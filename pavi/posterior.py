@@ -48,7 +48,7 @@ class Posterior:
         converged: whether the fit settled.
         verdict: why, in words.
         seconds: wall-clock seconds of the fit.
-        trained: the data of the training, where `encode` put others in their place.
+        trained_on: the data of the training, where `encode` put others in their place.
     """
 
     plan: GuidePlan
@@ -61,7 +61,7 @@ class Posterior:
     converged: bool = False
     verdict: str = "not fitted"
     seconds: float = 0.0
-    trained: BoundData | None = None
+    trained_on: BoundData | None = None
 
     @property
     def graph(self) -> PlateGraph:
@@ -328,7 +328,7 @@ class Posterior:
         """
         verdict = Verdict(self.converged, self.verdict)
         asked = Asked(num_samples, groups, seed)
-        return diagnose(self._fitted, verdict, asked, trained=self.trained)
+        return diagnose(self._fitted, verdict, asked, trained_on=self.trained_on)
 
     def elbo(self, num_samples: int = 1000, *, seed: int = 0) -> tuple[float, float]:
         """The ELBO of the full model, and the standard error of that estimate."""
@@ -374,7 +374,7 @@ class Posterior:
             data=bound,
             tables=tables,
             verdict=f"encoded with weights trained on other data; {self.verdict}",
-            trained=self.trained or self.data,
+            trained_on=self.trained_on or self.data,
         )
 
     def host(self) -> HostObjects:

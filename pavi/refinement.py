@@ -24,45 +24,40 @@ _STEPS = 10
 _LONGEST = 0.5
 
 
-def refined(conditional: Conditional, given: int, seed: int) -> dict[str, np.ndarray]:
-    """Nats that a free correction of each group wins, `{plate: [given, elements]}`.
+def refined(conditional: Conditional, seed: int) -> dict[str, np.ndarray]:
+    """Nats that a free correction of each group wins, `{plate: [groups]}`.
 
-    The correction is found on one set of noise and valued on another, so that what it wins is won:
-    apart from noise, which may make it slightly negative, it is a lower bound.
+    The correction is found on some noise and valued on other, so that what it wins is won: apart
+    from noise, which may make it slightly negative, it is a lower bound.
 
     Args:
         conditional: the groups.
-        given: at how many draws of the other latents.
         seed: seed of the noise.
     """
     plan, batch = conditional.fitted.plan, conditional.batch
     blocks = [b for b in plan.blocks if b.name in conditional.groups.local]
-    calls = conditional.noise(given, (_STEPS + 1) * conditional.call, seed)
-    gains: dict[str, list[np.ndarray]] = {plate: [] for plate in conditional.places}
-    for _ in range(given):
-        move = {b.name: (np.zeros(()), np.zeros(())) for b in blocks}
-        for step in range(_STEPS + 1):
-            _, noise = next(calls)
-            if step == _STEPS:
-                break
-            log_p, log_q = _moved(conditional, noise, move)
-            for block in blocks:
-                ratio = _own(plan, block, log_p, log_q, batch)
-                m, s = move[block.name]
-                ratio = (ratio - ratio.mean(0))[..., None]
-                eps = noise[block.name]
-                rate = 1.0 / (1.0 + 0.25 * step)
-                to_m = np.clip((ratio * eps).mean(0), -_LONGEST, _LONGEST)
-                to_s = np.clip((ratio * (eps * eps - 1.0)).mean(0) / 2.0, -_LONGEST, _LONGEST)
-                move[block.name] = (m + rate * np.exp(s) * to_m, s + rate * to_s)
-        still = {name: (np.zeros(()), np.zeros(())) for name in move}
-        better, own = (
-            parts(plan, conditional.groups, *_moved(conditional, noise, by), batch).local
-            for by in (move, still)
-        )
-        for plate, places in conditional.places.items():
-            gains[plate].append((better[plate] - own[plate]).mean(0)[places])
-    return {plate: np.stack(gain) for plate, gain in gains.items()}
+    still = {b.name: (np.zeros(()), np.zeros(())) for b in blocks}
+    move = dict(still)
+    calls = conditional.noise(1, (_STEPS + 1) * conditional.call, seed)
+    for step, (_, noise) in zip(range(_STEPS), calls, strict=False):
+        rate = 1.0 / (1.0 + 0.25 * step)
+        log_p, log_q = _moved(conditional, noise, move)
+        for block in blocks:
+            ratio = _own(plan, block, log_p, log_q, batch)
+            ratio = (ratio - ratio.mean(0))[..., None]
+            eps, (m, s) = noise[block.name], move[block.name]
+            to_m = np.clip((ratio * eps).mean(0), -_LONGEST, _LONGEST)
+            to_s = np.clip((ratio * (eps * eps - 1.0)).mean(0) / 2.0, -_LONGEST, _LONGEST)
+            move[block.name] = (m + rate * np.exp(s) * to_m, s + rate * to_s)
+    _, noise = next(calls)
+    better, own = (
+        parts(plan, conditional.groups, *_moved(conditional, noise, by), batch).local
+        for by in (move, still)
+    )
+    return {
+        plate: (better[plate] - own[plate]).mean(0)[places]
+        for plate, places in conditional.places.items()
+    }
 
 
 def _moved(
