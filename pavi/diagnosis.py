@@ -20,6 +20,7 @@ from pavi.grouping import Groups, grouping, pooled_to
 from pavi.integers import is_integer
 from pavi.marginal import elbo_of, marginal
 from pavi.refinement import refined
+from pavi.schedule import History
 
 # Fewest draws that a k-hat is taken from here.
 FEWEST = 100
@@ -93,8 +94,10 @@ class Diagnosis:
     Attributes:
         converged: whether the fit settled, by its own verdict.
         verdict: why, in words.
-        elbo: evidence lower bound of the whole model; of a sample of groups, an estimate of it.
-        elbo_se: its standard error, that of the sample of groups included.
+        elbo: evidence lower bound of the whole model; where groups were sampled, that of the fit's
+            last record, or else estimated from them.
+        elbo_se: its standard error.
+        elbo_how: where it is from, if not from all groups.
         num_latents: ground latents.
         num_samples: draws that each k-hat is taken from.
         threshold: the k-hat up to which they are enough.
@@ -114,6 +117,7 @@ class Diagnosis:
     verdict: str
     elbo: float
     elbo_se: float
+    elbo_how: str
     num_latents: int
     num_samples: int
     threshold: float
@@ -155,6 +159,7 @@ class Verdict(NamedTuple):
 
     converged: bool
     reason: str
+    history: History
 
 
 def diagnose(
@@ -178,15 +183,21 @@ def diagnose(
     by_group = _by_group(conditional, num_samples, 2 * int(seed) + 1, trained_on)
     overall = marginal(conditional, num_samples, 2 * int(seed))
     outside = tuple(slot.name for b in plan.blocks if b.name not in found.local for slot in b.slots)
-    elbo, elbo_se = elbo_of(conditional, overall)
-    if not whole and not isinstance(groups, int | np.integer):
+    elbo, how = elbo_of(conditional, overall), ""
+    last = verdict.history.known()
+    if not whole and trained_on is None and len(last.elbo):
+        # A few groups tell little of the sum over all; the fit saw them all in turn.
+        elbo, how = (float(last.elbo[-1]), float(last.elbo_se[-1])), "at the end of the fit"
+    elif not whole:
         # Groups that were named stand for themselves.
-        elbo = elbo_se = float("nan")
+        nan = float("nan")
+        elbo, how = (nan, nan) if isinstance(groups, Mapping) else elbo, "by those sampled"
     return Diagnosis(
         converged=verdict.converged,
         verdict=verdict.reason,
-        elbo=elbo,
-        elbo_se=elbo_se,
+        elbo=elbo[0],
+        elbo_se=elbo[1],
+        elbo_how=how,
         num_latents=plan.num_latents,
         num_samples=num_samples,
         threshold=psis.threshold(num_samples),

@@ -94,8 +94,7 @@ def _elbo(diagnosis: Diagnosis) -> Finding:
             return Finding("ELBO", None, text)
         remedy = "look at the scale of the data and the priors."
         return Finding("ELBO", False, "not finite: some draws have no density.", remedy)
-    sampled = [g for g in diagnosis.groups.values() if not g.whole]
-    how = "".join(f", by {len(g.elements):,} of {g.size:,} {g.plate}" for g in sampled)
+    how = f", {diagnosis.elbo_how}" if diagnosis.elbo_how else ""
     text = f"{diagnosis.elbo:,.6g} nats (standard error {diagnosis.elbo_se:.2g}{how})."
     return Finding("ELBO", True, text)
 

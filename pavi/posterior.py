@@ -326,7 +326,7 @@ class Posterior:
             DataError: an argument is not what it can be.
             BackendError: arviz-stats is not installed.
         """
-        verdict = Verdict(self.converged, self.verdict)
+        verdict = Verdict(self.converged, self.verdict, self.history)
         asked = Asked(num_samples, groups, seed)
         return diagnose(self._fitted, verdict, asked, trained_on=self.trained_on)
 

@@ -23,6 +23,7 @@ from pavi.diagnosis import STANDS
 from pavi.grouping import grouping
 from pavi.marginal import integrated
 from pavi.noise import Noise
+from pavi.schedule import History
 
 PLAIN = Family(flow="none", hidden=4, encoding_size=3)
 DEEP = Family(flow="none", hidden=4, encoder="deep_set", encoding="encoder")
@@ -330,6 +331,9 @@ def test_groups_can_be_named() -> None:
     assert groups.labels.tolist() == ["e", "b"]
     assert_array_equal(groups.rows, [6, 1])
     assert "not estimated" in str(found)
+    history = History(np.array([250]), np.array([-7.5]), np.array([0.25]))
+    last = replace(effects(), history=history).diagnose(num_samples=100, groups=2)
+    assert (last.elbo, last.elbo_se, last.elbo_how) == (-7.5, 0.25, "at the end of the fit")
     whole = effects().diagnose(num_samples=100).groups["group"]
     assert_allclose(groups.told, whole.told[[4, 1]], rtol=1e-9)
 
