@@ -84,7 +84,9 @@ class Conditional:
 
     def noise(self, given: int, each: int, seed: int) -> Iterator[tuple[np.ndarray, Arrays]]:
         """Noise call by call, all of one size, and at which draw of the others each stands."""
-        plan, indices, sizes = self.fitted.plan, self.batch.indices, self.fitted.data.sizes
+        # By places in the batch: a few elements among many share no pages of noise.
+        plan, sizes = self.fitted.plan, {p: len(i) for p, i in self.batch.indices.items()}
+        indices = {p: np.arange(size) for p, size in sizes.items()}
         inside = [b for b in plan.blocks if b.name in self.groups.local]
         rest = Noise([b for b in plan.blocks if b not in inside], sizes, indices, seed)
         local = Noise(inside, sizes, indices, seed)
