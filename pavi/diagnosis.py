@@ -45,8 +45,8 @@ class GroupDiagnosis:
         gap: nats between a group's ELBO and its log evidence given the others, which is the
             Kullback-Leibler divergence of its posterior. A large one is underestimated.
         gap_se: standard error of each.
-        refinement: nats of it that a free correction of the group's own wins back, at one draw of
-            the others: what amortization costs.
+        refinement: nats of it that a free correction of the group's own wins back: what
+            amortization costs.
         told: nats by which the posterior of each is narrower than, or away from, its prior given
             the others.
         explained: share of the variance of each latent that lies between the groups' means.
@@ -278,7 +278,7 @@ def _by_group(
                 sums[name] = np.zeros((2, STANDS, *value.shape[1:]))
             np.add.at(sums[name][0], given, value / num_samples)
             np.add.at(sums[name][1], given, value * value / num_samples)
-    gains = refined(conditional, seed)
+    gains = refined(conditional, STANDS, seed)
     out: dict[str, GroupDiagnosis] = {}
     for own in conditional.groups.groups:
         plate = own.plate

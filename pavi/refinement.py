@@ -1,7 +1,7 @@
 """How many nats a correction of its own would win each group: what amortization costs.
 
 The correction moves and scales the base noise of each copy of each block in the groups,
-eps' = m + exp(s) eps, given a draw of the other latents. It needs no gradients from a framework:
+eps' = m + exp(s) eps, given draws of the other latents. It needs no gradients from a framework:
 with r = log p - log q', those of the ELBO are covariances under q',
 
     dELBO/dm = exp(-s) E[r eps],    dELBO/ds = E[r (eps^2 - 1)],
@@ -24,7 +24,7 @@ _STEPS = 10
 _LONGEST = 0.5
 
 
-def refined(conditional: Conditional, seed: int) -> dict[str, np.ndarray]:
+def refined(conditional: Conditional, stands: int, seed: int) -> dict[str, np.ndarray]:
     """Nats that a free correction of each group wins, `{plate: [groups]}`.
 
     The correction is found on some noise and valued on other, so that what it wins is won: apart
@@ -32,26 +32,37 @@ def refined(conditional: Conditional, seed: int) -> dict[str, np.ndarray]:
 
     Args:
         conditional: the groups.
+        stands: at how many draws of the other latents; the correction is the same at all of them,
+            as a row of a free table is.
         seed: seed of the noise.
     """
-    plan, batch = conditional.fitted.plan, conditional.batch
+    plan, batch, call = conditional.fitted.plan, conditional.batch, conditional.call
     blocks = [b for b in plan.blocks if b.name in conditional.groups.local]
     still = {b.name: (np.zeros(()), np.zeros(())) for b in blocks}
+    first = [noise for _, noise in conditional.noise(stands, call, seed)]
+    place = np.arange(call) % stands
+    rest = {
+        name: np.concatenate([noise[name][:1] for noise in first])[place]
+        for name in first[0]
+        if name not in still
+    }
     move = dict(still)
-    calls = conditional.noise(1, (_STEPS + 1) * conditional.call, seed)
+    calls = conditional.noise(1, (_STEPS + 1) * call, seed)
     for step, (_, noise) in zip(range(_STEPS), calls, strict=False):
         rate = 1.0 / (1.0 + 0.25 * step)
-        log_p, log_q = _moved(conditional, noise, move)
+        log_p, log_q = _moved(conditional, noise | rest, move)
         for block in blocks:
             ratio = _own(plan, block, log_p, log_q, batch)
-            ratio = (ratio - ratio.mean(0))[..., None]
+            for stand in np.unique(place):
+                ratio[place == stand] -= ratio[place == stand].mean(0)
             eps, (m, s) = noise[block.name], move[block.name]
-            to_m = np.clip((ratio * eps).mean(0), -_LONGEST, _LONGEST)
-            to_s = np.clip((ratio * (eps * eps - 1.0)).mean(0) / 2.0, -_LONGEST, _LONGEST)
+            to_m = np.clip((ratio[..., None] * eps).mean(0), -_LONGEST, _LONGEST)
+            to_s = (ratio[..., None] * (eps * eps - 1.0)).mean(0) / 2.0
+            to_s = np.clip(to_s, -_LONGEST, _LONGEST)
             move[block.name] = (m + rate * np.exp(s) * to_m, s + rate * to_s)
     _, noise = next(calls)
     better, own = (
-        parts(plan, conditional.groups, *_moved(conditional, noise, by), batch).local
+        parts(plan, conditional.groups, *_moved(conditional, noise | rest, by), batch).local
         for by in (move, still)
     )
     return {

@@ -167,6 +167,14 @@ def test_gaussian_random_effects_are_trusted() -> None:
     assert "R-hat" not in str(found)
 
 
+def test_large_khats_of_tails_that_move_nothing_are_no_alarm() -> None:
+    found = replace(line("mean_field").diagnose(num_samples=100), khat_globals=1.4, scatter=0.02)
+    assert found.trusted
+    assert "far out in the tails" in str(found)
+    assert not replace(found, scatter=0.5).trusted
+    assert "posterior.host()" in str(replace(found, scatter=0.5, remedies=()))
+
+
 def test_a_fit_that_has_not_converged_is_told_first() -> None:
     posterior = replace(effects(), converged=False, verdict="it was still rising")
     report = str(posterior.diagnose(num_samples=100))
