@@ -56,6 +56,7 @@ OTHER_PACKAGES = (
     "xarray",
     "zarr",
     "arviz",
+    "arviz-stats",
 )
 
 

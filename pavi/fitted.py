@@ -103,6 +103,18 @@ class Fitted:
             drawn = self.functions.sample(self.weights, rows, noise, batch)
             yield {name: value[:wanted] for name, value in drawn.items()}
 
+    def elbo(self, num_samples: int, seed: int) -> tuple[float, float]:
+        """The ELBO of the full model, and the standard error of that estimate."""
+        rows = self.rows(self.full)
+        draws = np.concatenate(
+            [
+                self.functions.elbo(self.weights, rows, noise, self.full)[:wanted]
+                for noise, wanted in self.chunks(num_samples, seed, self.full)
+            ]
+        ).astype(np.float64)
+        error = draws.std(ddof=1) / np.sqrt(len(draws)) if len(draws) > 1 else float("nan")
+        return float(draws.mean()), float(error)
+
     def checked(self, values: Mapping[str, Any], asked: str) -> Arrays:
         """Joint draws of all latents, `{name: [S, *plates, *event]}`, in the run's dtype.
 

@@ -17,6 +17,7 @@ from pavi.backends.base import Arrays, Functions, HostObjects, get_adapter
 from pavi.binding import BoundData
 from pavi.data import Data
 from pavi.description import description
+from pavi.diagnosis import Asked, Diagnosis, Verdict, diagnose
 from pavi.encoding import encoded
 from pavi.errors import DataError
 from pavi.export import export
@@ -47,6 +48,7 @@ class Posterior:
         converged: whether the fit settled.
         verdict: why, in words.
         seconds: wall-clock seconds of the fit.
+        trained_on: the data of the training, where `encode` put others in their place.
     """
 
     plan: GuidePlan
@@ -59,6 +61,7 @@ class Posterior:
     converged: bool = False
     verdict: str = "not fitted"
     seconds: float = 0.0
+    trained_on: BoundData | None = None
 
     @property
     def graph(self) -> PlateGraph:
@@ -303,18 +306,33 @@ class Posterior:
             attributes={"inference_library": "pavi-vi", "verdict": self.verdict},
         )
 
+    def diagnose(
+        self,
+        *,
+        num_samples: int = 1000,
+        groups: int | Mapping[str, Sequence[Any]] = 500,
+        seed: int = 0,
+    ) -> Diagnosis:
+        """How far this posterior can be trusted; printing what is returned says it in words.
+
+        Args:
+            num_samples: draws that each Pareto k-hat is taken from, 100 at least.
+            groups: how many elements of a plate with latents to look at, chosen at random where
+                there are more, or which, by position or label: `{"county": ["Aitkin"]}`. The cost
+                does not grow with the others.
+            seed: seed of the noise, and of the choice.
+
+        Raises:
+            DataError: an argument is not what it can be.
+            BackendError: arviz-stats is not installed.
+        """
+        verdict = Verdict(self.converged, self.verdict, self.history)
+        asked = Asked(num_samples, groups, seed)
+        return diagnose(self._fitted, verdict, asked, trained_on=self.trained_on)
+
     def elbo(self, num_samples: int = 1000, *, seed: int = 0) -> tuple[float, float]:
         """The ELBO of the full model, and the standard error of that estimate."""
-        fitted = self._fitted
-        rows = fitted.rows(fitted.full)
-        draws = np.concatenate(
-            [
-                fitted.functions.elbo(self.weights, rows, noise, fitted.full)[:wanted]
-                for noise, wanted in fitted.chunks(num_samples, seed, fitted.full)
-            ]
-        ).astype(np.float64)
-        error = draws.std(ddof=1) / np.sqrt(len(draws)) if len(draws) > 1 else float("nan")
-        return float(draws.mean()), float(error)
+        return self._fitted.elbo(num_samples, seed)
 
     def log_prob(self, values: Mapping[str, Any]) -> np.ndarray:
         """Log q of joint draws of all latents.
@@ -356,6 +374,7 @@ class Posterior:
             data=bound,
             tables=tables,
             verdict=f"encoded with weights trained on other data; {self.verdict}",
+            trained_on=self.trained_on or self.data,
         )
 
     def host(self) -> HostObjects:

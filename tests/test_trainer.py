@@ -101,6 +101,15 @@ def test_a_fit_of_a_conjugate_model_is_exact(backend: str) -> None:
     assert posterior.converged, posterior.verdict
 
 
+def test_its_diagnosis_trusts_it_and_no_fit_of_a_tenth_of_its_steps(backend: str) -> None:
+    found = fitted(backend).diagnose(num_samples=400)
+    assert found.trusted, str(found)
+    early = fit(backend, steps=400, learning_rate=0.01, num_particles=4)
+    short = early.diagnose(num_samples=100)
+    assert not short.trusted
+    assert "not converged" in str(short)
+
+
 def test_a_fit_in_batches_comes_to_the_same_posterior(backend: str) -> None:
     posterior = fitted(backend, 3)
     assert dict(posterior.plan.batch) == {"group": 3}
