@@ -24,7 +24,7 @@ from numpyro.infer import SVI, Predictive, Trace_ELBO, initialization
 
 from pavi.backends.numpyro import AutoPAVI
 
-PLAIN = Family(flow="none")
+PLAIN = Family(flow="none", encoding="free")
 KEY = jax.random.key(0)
 Y = jnp.arange(8.0)
 

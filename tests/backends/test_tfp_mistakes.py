@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tfp_models import EFFECTS, schools_named
 
-from pavi import PaviError
+from pavi import Family, PaviError
 from pavi.backends.tfp import build_pavi_surrogate_posterior as build
 from pavi.backends.tfp import build_pavi_surrogate_posterior_stateless as build_stateless
 
@@ -155,6 +155,9 @@ def test_supports_that_move() -> None:
     assert (share < tops).all()
 
 
+ROWS = Family(encoding="encoder+free")
+
+
 def test_weights_of_another_model(tmp_path: Path) -> None:
     model = schools_named()
     more = np.ones(10, np.float32)
@@ -165,8 +168,8 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
         yield tfd.Normal(theta, 1.0, name="y")
 
     def both(make: Callable[..., Any]) -> tuple[Any, Any]:
-        first = make(model.joint, plates=model.plates, observations={"y": EFFECTS})
-        return first, make(larger, plates=model.plates, observations={"y": more})
+        first = make(model.joint, plates=model.plates, observations={"y": EFFECTS}, family=ROWS)
+        return first, make(larger, plates=model.plates, observations={"y": more}, family=ROWS)
 
     ours, theirs = both(build)
     path = tf.train.Checkpoint(surrogate=theirs).write(str(tmp_path / "weights"))
@@ -176,7 +179,9 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     (_, apply_fn), (other_init, _) = both(build_stateless)
     with refused("apply_fn", r"parameters, wanted \d+", "school/table", "init_fn"):
         apply_fn(other_init((1, 2)))
-    init_fn, _ = build_stateless(model.joint, plates=model.plates, observations={"y": EFFECTS})
+    init_fn, _ = build_stateless(
+        model.joint, plates=model.plates, observations={"y": EFFECTS}, family=ROWS
+    )
     values = init_fn((1, 2))
     with refused("'globals/flow/0/input/weight'", r"\(3, 3\)", r"wanted \(1, 32\)", "init_fn"):
         apply_fn(tf.zeros([3, 3]), *values[1:])

@@ -105,7 +105,9 @@ class SurrogatePosterior(tfd.JointDistribution):
         self._sizes = self._no_dependency({p: i.shape[0] for p, i in batch.indices.items()})
         whole = [p for p, i in batch.indices.items() if _is_whole(i, plan.sizes[p])]
         self._whole = self._no_dependency(frozenset(whole))
-        self._run_dtype = next(iter((*self.weights.values(), *self.tables.values()))).dtype
+        # A guide that is exact has no weights.
+        numbers = (*self.weights.values(), *self.tables.values(), *batch.values.values())
+        self._run_dtype = numbers[0].dtype
         names = [latent.name for latent in plan.graph.latents]
         self._structure = self._no_dependency(structure or {name: name for name in names})
         self._layouts = self._no_dependency(dict(layouts or {}))
