@@ -155,7 +155,7 @@ def test_supports_that_move() -> None:
     assert (share < tops).all()
 
 
-ROWS = Family(encoding="encoder+free")
+WITH_ROWS = Family(encoding="encoder+free")
 
 
 def test_weights_of_another_model(tmp_path: Path) -> None:
@@ -168,8 +168,10 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
         yield tfd.Normal(theta, 1.0, name="y")
 
     def both(make: Callable[..., Any]) -> tuple[Any, Any]:
-        first = make(model.joint, plates=model.plates, observations={"y": EFFECTS}, family=ROWS)
-        return first, make(larger, plates=model.plates, observations={"y": more}, family=ROWS)
+        first = make(
+            model.joint, plates=model.plates, observations={"y": EFFECTS}, family=WITH_ROWS
+        )
+        return first, make(larger, plates=model.plates, observations={"y": more}, family=WITH_ROWS)
 
     ours, theirs = both(build)
     path = tf.train.Checkpoint(surrogate=theirs).write(str(tmp_path / "weights"))
@@ -180,7 +182,7 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     with refused("apply_fn", r"parameters, wanted \d+", "school/table", "init_fn"):
         apply_fn(other_init((1, 2)))
     init_fn, _ = build_stateless(
-        model.joint, plates=model.plates, observations={"y": EFFECTS}, family=ROWS
+        model.joint, plates=model.plates, observations={"y": EFFECTS}, family=WITH_ROWS
     )
     values = init_fn((1, 2))
     with refused("'globals/flow/0/input/weight'", r"\(3, 3\)", r"wanted \(1, 32\)", "init_fn"):
