@@ -93,7 +93,7 @@ def test_braces_match_and_every_variable_is_drawn_once(name: str) -> None:
 
 
 def test_what_conditions_the_guide_is_drawn_beside_the_model() -> None:
-    text = to_dot(plan("three levels, centred"))
+    text = to_dot(plan("three levels, centred", Family(flow="none")))
     arrows = dashed(text)
     # The globals are one block of several latents: its arrows start at its box.
     globals_ = [head for (tail, head), _ in arrows.items() if tail == "noise"]
