@@ -21,6 +21,7 @@ class Bridges:
         Plates are the model's own, subsampled ones at their full size. An index of a plate's
         latents in another plate, as `theta[county]`, becomes a membership; arrays that meet
         latents become covariates, by the names of the model's arguments where they are these.
+        An observed value that is NaN, or masked, is missing.
 
         Args:
             model: the model.
@@ -29,6 +30,7 @@ class Bridges:
 
         Raises:
             GraphError: something in it cannot be said by a plate graph; the message names the site.
+            DataError: an index is out of the range of its plate, or data do not fit otherwise.
             BackendError: NumPyro is not installed.
         """
         found: tuple[PlateGraph, Data] = _adapter("numpyro", "portable").from_numpyro(
@@ -53,8 +55,8 @@ class Bridges:
             observations: values of the observed parts, where the joint distribution is not pinned.
 
         Returns:
-            The graph, and its data: observed values, and the constants that lie on plates as
-            covariates and memberships.
+            The graph, and its data: observed values, where NaN is a missing one, and the constants
+            that lie on plates as covariates and memberships.
 
         Raises:
             GraphError: the model cannot be read; the message names the part and the remedy.

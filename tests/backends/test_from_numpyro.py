@@ -120,6 +120,33 @@ def transformed(y: Any) -> None:
         numpyro.sample("y", npd.Normal(phi, 1.0), obs=y)
 
 
+def elements_of_events(x: Any, county: Any, y: Any) -> None:
+    """Slopes picked together with the rows' county, the usual way to write them."""
+    with numpyro.plate("county", 4):
+        b = numpyro.sample("b", npd.Normal(0.0, 1.0).expand([2, 3]).to_event(2))
+    with numpyro.plate("home", 7):
+        line = b[county, 0, 1] + b[county, 1, -1] * x[:, 0] + b[county, :, 2].sum(-1)
+        of_columns = b[county, 0, np.arange(7) % 3] + b[county, 1][:, 0]
+        numpyro.sample("y", npd.Normal(line + of_columns, 1.0), obs=y)
+
+
+def owners_of_one(y: Any) -> None:
+    """Plates of one element, which an index picks for all rows, or which rows broadcast."""
+    with numpyro.plate("study", 1):
+        a = numpyro.sample("a", npd.Normal(0.0, 1.0))
+    with numpyro.plate("site", 1):
+        b = numpyro.sample("b", npd.Normal(a, 1.0))
+    with numpyro.plate("row", 7):
+        numpyro.sample("y", npd.Normal(a + b[np.zeros(7, int)], 1.0), obs=y)
+
+
+def row_of_many(y: Any) -> None:
+    with numpyro.plate("group", 4):
+        a = numpyro.sample("a", npd.Normal(0.0, 1.0))
+    with numpyro.plate("row", 1):
+        numpyro.sample("y", npd.Normal(a[np.array([2])], 1.0), obs=y[:1])
+
+
 def by_position(y: Any) -> None:
     with numpyro.plate("unit", 7):
         theta = numpyro.sample("theta", npd.Normal(0.0, 1.0))
@@ -147,6 +174,9 @@ MODELS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
     "counts": (counts, (Y,)),
     "transformed": (transformed, (Y,)),
     "by_position": (by_position, (Y,)),
+    "elements_of_events": (elements_of_events, (X, COUNTY, Y)),
+    "owners_of_one": (owners_of_one, (Y,)),
+    "row_of_many": (row_of_many, (Y,)),
     "plateless": (plateless, (X, Y)),
 }
 
@@ -203,3 +233,56 @@ def test_memberships_and_names() -> None:
     assert {c.name for c in graph.covariates} >= {"x"}
     again, _ = pavi.PlateGraph.from_numpyro(regression, X, Y)
     assert again.fingerprint() == graph.fingerprint()
+
+
+def test_constant_indices_are_no_data() -> None:
+    graph, data = pavi.PlateGraph.from_numpyro(elements_of_events, X, COUNTY, Y)
+    for covariate in graph.covariates:
+        assert np.unique(np.asarray(data.values[covariate.name])).size > 1
+
+
+def test_owners_that_disagree_are_an_error() -> None:
+    def moved(y: Any) -> None:
+        with numpyro.plate("state", 2):
+            a = numpyro.sample("a", npd.Normal(0.0, 1.0))
+        with numpyro.plate("county", 4):
+            b = numpyro.sample("b", npd.Normal(a[STATE], 1.0))
+        with numpyro.plate("home", 7):
+            numpyro.sample("y", npd.Normal(b[COUNTY] + a[np.arange(7) % 2], 1.0), obs=y)
+
+    with pytest.raises(pavi.GraphError, match=r"site 'y' .* plate 'state' .* disagrees"):
+        pavi.PlateGraph.from_numpyro(moved, Y)
+
+
+def test_an_index_out_of_range_is_an_error() -> None:
+    with pytest.raises(pavi.DataError, match=r"plate 'home' in 'county' is out of range: 4"):
+        pavi.PlateGraph.from_numpyro(nested, COUNTY + 1, Y)
+
+
+def test_one_row_is_read_as_many_are() -> None:
+    """Indices of a single row, and those of a program that is traced, have no numbers to tell."""
+
+    from pavi.backends.numpyro.portable import portable
+    from pavi.backends.numpyro.tracing import read
+
+    def model(group: Any, y: Any, part: int | None = None) -> None:
+        with numpyro.plate("group", 2):
+            b = numpyro.sample("b", npd.Normal(0.0, 1.0).expand([2]).to_event(1))
+        with numpyro.plate("row", 4, subsample_size=part) as rows:
+            mean = b[group[rows], 0] + b[group[rows], 1] * 2.0
+            numpyro.sample("y", npd.Normal(mean, 1.0), obs=y[rows])
+
+    seen: list[str] = []
+
+    def fingerprint(group: Any, part: int | None = None) -> str:
+        found = portable(
+            read(model, (group, jnp.asarray(Y), part), {}, {"row": jnp.arange(part or 4)})
+        )
+        seen.append(found.graph.fingerprint())
+        return seen[-1]
+
+    group = jnp.array([0, 1, 1, 0])
+    whole = fingerprint(group)
+    assert fingerprint(group, 1) == whole
+    jax.jit(lambda g: fingerprint(g, 1) and fingerprint(g) and 0)(group)
+    assert seen == [whole] * 4

@@ -84,6 +84,11 @@ def test_axes_that_run_along_two_plates() -> None:
         schools({"school": {"theta": 0}, "row": {"y": 0}})
 
 
+def test_observed_values_that_are_no_numbers() -> None:
+    with refused("part 'y' is NaN in 1 places", r"\(2,\)", "from_tfp"):
+        schools({"school": {"theta": 0, "y": 0}}, y=np.where(np.arange(8) == 2, np.nan, EFFECTS))
+
+
 def test_parts() -> None:
     with refused("All parts", "log_sd, avg, theta, y", "Leave those out"):
         schools({"school": {"theta": 0, "y": 0}}, avg=0.0, log_sd=1.0, theta=EFFECTS, y=EFFECTS)

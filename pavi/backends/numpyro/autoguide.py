@@ -93,6 +93,7 @@ class AutoPAVI(AutoGuide):
         self.family = Family() if family is None else family
         self.encode = None if encode is None else tuple(encode)
         self._plan: GuidePlan | None = None
+        self._unread: dict[str, str] = {}
         self._plans: dict[Any, GuidePlan] = {}
         self._weights: dict[str, np.ndarray] = {}
         self._arguments: tuple[Any, Any] | None = None
@@ -230,6 +231,7 @@ class AutoPAVI(AutoGuide):
         self._arguments = (args, dict(kwargs))
         found = self._read(args, kwargs, {n: s["value"] for n, s in sites if s["type"] == "plate"})
         warn_unread(found)
+        self._unread = dict(found.unread)
         self._plan = self._lowered(found)
         self._weights = initial_weights(self._plan, 0, str(default_dtype()))
         if self.init_loc_fn is not init_to_median:
@@ -312,7 +314,8 @@ class AutoPAVI(AutoGuide):
             reading.parts.pop(identifier(name), None)
         arrays = array_arguments(self.model, args, kwargs)
         seen = {n: x for n, x in arrays.items() if n in named - set(self._observed)}
-        return encoded(portable(reading), seen)
+        # What the first call could not read is not read later, where an index may be traced.
+        return encoded(portable(reading, unread=self._unread), seen)
 
     def _lowered(self, found: Portable) -> GuidePlan:
         """The plan of one call, with the weights and the tables of the first one."""

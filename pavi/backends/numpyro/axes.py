@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ _SAME_AXES = {
 REDUCTIONS = {"reduce_sum": "sum", "reduce_max": "max"}
 MOVES = ("broadcast_in_dim", "transpose", "squeeze", "reshape", "expand_dims")
 
+Array = Any
 Key = tuple[int, Any, int]
 
 
@@ -112,15 +114,8 @@ def picked(node: Node) -> Picked:
     if not plain or any(sizes[a] != operand.shape[a] for a in kept):
         raise UnreadableError("an index picks windows, not elements")
     rows = tuple(a for a in range(len(node.shape)) if a not in numbers.offset_dims)
-    columns = tuple(
-        index.then(index.shape[:-1], k, partial(_column, k))
-        for k in (numbers.start_index_map.index(a) for a in axes)
-    )
+    columns = tuple(index.column(numbers.start_index_map.index(a)) for a in axes)
     return Picked(axes, columns, rows, kept, tuple(numbers.offset_dims))
-
-
-def _column(k: int, index: Any) -> Any:
-    return index[..., k]
 
 
 class Axes:
@@ -149,6 +144,9 @@ class Axes:
                     self._membership(node, picked(node))
                 except UnreadableError:
                     continue
+        for pair, position in self.members.items():
+            if position is not None and not self._agrees(*pair, position):
+                self.members[pair] = None
 
     def use(self, value: Value, owner: Any, place: Any) -> tuple[int, Any]:
         """The identity of an operand: a known array is another one at each of its uses."""
@@ -166,6 +164,18 @@ class Axes:
     def event(self, value: Value, use: tuple[int, Any]) -> list[int]:
         """The axes of an array that are longer than 1 and lie along no plate."""
         return [a for a, s in enumerate(value.shape) if s > 1 and self.plate(use, a) is None]
+
+    def belongs(self, child: str, owner: str, position: Known) -> bool:
+        """Whether each row of a plate has one owner, which an index picks for it.
+
+        Args:
+            child: the plate of the rows.
+            owner: the plate of the owners.
+            position: the index. It tells the owner of a single row, whose axis tells no plate.
+        """
+        if child != owner and position.shape and prod(position.shape) == 1:
+            self.members.setdefault((child, owner), _flat(position))
+        return self.members.get((child, owner)) is not None
 
     def _root(self, key: Key) -> Key:
         while (above := self._parent.get(key, key)) != key:
@@ -247,11 +257,32 @@ class Axes:
             owner = self.plate(use, axis)
             if child is None or owner is None or child == owner:
                 continue
-            rows = node.shape[found.rows[long[0]]]
-            flat = column.then((rows,), "flat", lambda value: value.reshape(-1))
+            flat = _flat(column)
             before = self.members.get((child, owner), flat)
             same = before is not None and _same(before, flat)
             self.members[child, owner] = before if same else None
+
+    def _agrees(self, child: str, owner: str, position: Known) -> bool:
+        """Whether an owner is also that of the rows' other owners, as far as numbers tell."""
+        return all(
+            np.array_equal(np.asarray(position.value), way)
+            for way in self._ways(child, owner)
+            if position.concrete
+        )
+
+    def _ways(self, child: str, owner: str) -> Iterator[Array]:
+        """The rows' owners by each other plate that lies between."""
+        for (rows, middle), first in self.members.items():
+            if rows != child or middle == owner or first is None or not first.concrete:
+                continue
+            above = self.members.get((middle, owner))
+            seconds = [] if above is None or not above.concrete else [np.asarray(above.value)]
+            for second in (*seconds, *self._ways(middle, owner)):
+                yield second[np.asarray(first.value)]
+
+
+def _flat(known: Known) -> Known:
+    return known.then((prod(known.shape),), "flat", lambda value: value.reshape(-1))
 
 
 def _same(one: Known, other: Known) -> bool:

@@ -310,12 +310,26 @@ class Emitter:
                 continue
             if axis not in before:
                 raise UnreadableError("some elements of a plate are cut out")
-            place = before.index(axis) - len(before)
-            operand = self._long(operand, node.inputs[0], before, place)
-            operand = self._step("slice", operand, options=(place, start, stop, stride))
+            operand = self._sliced(operand, node.inputs[0], before, axis, (start, stop, stride))
             if node.shape[axis] == 1:
                 kept.remove(axis)
         return self._arranged(operand, len(before), [before.index(a) for a in kept])
+
+    def _sliced(
+        self, operand: Operand, value: Value, events: list[int], axis: int, part: Sequence[int]
+    ) -> Operand:
+        """The operand with a part (start, stop, stride) of one event axis of its value."""
+        place = events.index(axis) - len(events)
+        return self._step(
+            "slice", self._long(operand, value, events, place), options=(place, *part)
+        )
+
+    def _child(self, own: tuple[int, Any], axes: Sequence[int], rows: Sequence[int]) -> str | None:
+        """The plate whose rows an index picks for, of the axes `rows` longer than one element."""
+        if rows or not axes:
+            return self._axes.plate(own, rows[0]) if len(rows) == 1 else None
+        single = [p for p, _ in self._site.plates if len(self._reading.indices[p]) == 1]
+        return single[0] if len(single) == 1 else None
 
     def _gather(self, node: Node, events: list[int]) -> Operand:
         found, use = picked(node), self._axes.use(node.inputs[0], node, 0)
@@ -326,17 +340,25 @@ class Emitter:
         rows = [a for a in found.rows if node.shape[a] > 1]
         chosen: list[tuple[int, Known]] = []
         for axis, column in zip(found.axes, found.columns, strict=True):
+            place = column.repeated if axis in before else None
             if node.inputs[0].shape[axis] == 1:
+                continue
+            if place is not None and 0 <= place < node.inputs[0].shape[axis]:
+                # One and the same element for all rows, as the 0 of b[group, 0]
+                operand = self._sliced(operand, node.inputs[0], before, axis, (place, place + 1, 1))
+                rest = [a for a in before if a != axis]
+                operand = self._arranged(operand, len(before), [before.index(a) for a in rest])
+                before = rest
                 continue
             if axis in before:
                 chosen.append((axis, column))
                 continue
             owner = self._axes.plate(use, axis)
-            child = self._axes.plate(own, rows[0]) if len(rows) == 1 else None
-            if owner is None or child is None or self._axes.members.get((child, owner)) is None:
+            child = self._child(own, found.rows, rows)
+            if owner is None or child is None or not self._axes.belongs(child, owner, column):
                 raise UnreadableError(
                     f"elements of the plate {owner!r} are picked by an index that is no membership "
-                    f"of each row of one plate"
+                    f"of each row of one plate, or that disagrees with the plate's other indices"
                 )
         if len(chosen) > 1:
             raise UnreadableError("an index picks along several axes that are no plates'")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -16,7 +18,7 @@ from pavi.backends.numpyro.axes import Axes, UnreadableError
 from pavi.backends.numpyro.covariates import Covariates
 from pavi.backends.numpyro.emission import Emitter, event_axes, event_of
 from pavi.backends.numpyro.runs import array_arguments, inconsistent, run
-from pavi.backends.numpyro.specs import support_of
+from pavi.backends.numpyro.specs import stripped, support_of
 from pavi.backends.numpyro.tracing import Reading, Site, read
 from pavi.backends.numpyro.values import Known
 from pavi.data import Data
@@ -25,6 +27,7 @@ from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph
 
 Array = Any
 Random = Latent | Observed
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -55,25 +58,27 @@ class Portable:
         return {plate: self.reading.sizes[plate] for plate in self.graph.plates}
 
 
-def portable(reading: Reading, names: Mapping[str, Any] | None = None) -> Portable:
+def portable(
+    reading: Reading, names: Mapping[str, Any] | None = None, unread: Mapping[str, str] = _NONE
+) -> Portable:
     """The graph of a reading.
 
     Args:
         reading: the reading.
         names: arrays to name covariates by.
-
-    Raises:
-        GraphError: it has no latents.
+        unread: sites that are not to be read, and why.
     """
     axes = Axes(reading)
     plates = {plate for site in reading.sites.values() for plate, _ in site.plates}
     covariates = Covariates(_namer(names or {}), {*reading.sites, *plates})
-    unread: dict[str, str] = {}
+    given, unread = unread, {}
     variables: dict[str, Random] = {}
     for name, site in reading.sites.items():
         if site.kind == "enumerated":
             continue
         try:
+            if name in given:
+                raise UnreadableError(given[name])
             _check_counted(reading, site)
             variables[name] = _variable(reading, axes, covariates, site)
         except UnreadableError as error:
@@ -81,6 +86,8 @@ def portable(reading: Reading, names: Mapping[str, Any] | None = None) -> Portab
             if site.kind == "latent":
                 variables[name] = _unknown(site)
     members = {pair: known for pair, known in axes.members.items() if known is not None}
+    for variable in variables.values():
+        members = {**_of_single_owners(reading, variables, variable), **members}
     graph = _graph(reading, members, covariates, variables, unread)
     arrays = {c.name: covariates.arrays[c.name] for c in graph.covariates}
     rows: list[dict[str, Callable[[], Array]]] = []
@@ -128,8 +135,8 @@ def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Dat
     for name, why in found.unread.items():
         site = reading.sites[name]
         raise GraphError(
-            f"The site {site.site!r} on the plates {tuple(p for p, _ in site.plates)} is a "
-            f"{type(site.fn).__name__} that no plate graph can say: {why}. Write the graph by "
+            f"The site {site.site!r} on the plates {_plates(site)} is a {_kind(site)} that no "
+            f"plate graph can say: {why.rstrip('.')}. Write the graph by "
             f"hand, or use pavi.backends.numpyro.AutoPAVI, which needs less."
         )
     values = {name: np.asarray(array()) for name, array in found.arrays.items()}
@@ -141,7 +148,9 @@ def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Dat
     members: dict[str, dict[str, np.ndarray]] = {}
     for (plate, owner), known in found.members.items():
         members.setdefault(plate, {})[owner] = np.asarray(known.value)
-    return found.graph, Data(values, members, found.sizes)
+    data = Data(values, members, found.sizes)
+    data.bind(found.graph)
+    return found.graph, data
 
 
 def _check_counted(reading: Reading, site: Site) -> None:
@@ -163,11 +172,27 @@ def _check_counted(reading: Reading, site: Site) -> None:
 def _variable(reading: Reading, axes: Axes, covariates: Covariates, site: Site) -> Random:
     parts = reading.parts[site.name]
     if parts is None:
-        raise UnreadableError(f"pavi.dist has no counterpart of {type(site.fn).__name__}")
+        raise UnreadableError(f"pavi.dist has no counterpart of {_kind(site)}")
     expression = Emitter(reading, axes, covariates, site).expression(parts)
     kind = Latent if site.kind == "latent" else Observed
     plain = expression if expression.parents else expression()
     return kind(site.name, plain, plates=_plates(site), event=event_of(site))
+
+
+def _of_single_owners(
+    reading: Reading, variables: Mapping[str, Random], variable: Random
+) -> dict[tuple[str, str], Known]:
+    """The memberships of a variable's rows in plates of one element, which no index has to tell."""
+    out: dict[tuple[str, str], Known] = {}
+    for parent in variable.parents:
+        for plate in variables[parent].plates if parent in variables else ():
+            if plate in variable.plates or not variable.plates:
+                continue
+            if len(reading.indices[plate]) == 1:
+                child = variable.plates[-1]
+                rows = len(reading.indices[child])
+                out[child, plate] = Known((rows,), partial(np.zeros, rows, np.int32))
+    return out
 
 
 def _plates(site: Site) -> tuple[str, ...]:
@@ -179,12 +204,17 @@ def _unknown(site: Site) -> Latent:
     support = support_of(site.fn.support)
     if support is None:
         raise GraphError(
-            f"The site {site.site!r} on the plates {_plates(site)} is a {type(site.fn).__name__}, "
-            f"which cannot be read, and its support {_said(site.fn.support)} is not one of fixed "
+            f"The site {site.site!r} on the plates {_plates(site)} is a {_kind(site)}, which "
+            f"cannot be read, and its support {_said(site.fn.support)} is not one of fixed "
             f"numbers. Write it as a Uniform or a TruncatedNormal, whose bounds may depend on data "
             f"and latents, or as a deterministic site of one with a fixed support."
         )
     return Latent(site.name, dist.Flat(support), plates=_plates(site), event=event_of(site))
+
+
+def _kind(site: Site) -> str:
+    """The class of a site's distribution, without what NumPyro wraps around it."""
+    return type(stripped(site.fn)[0]).__name__
 
 
 def _said(constraint: Any) -> str:
@@ -274,7 +304,7 @@ def warn_unread(found: Portable) -> None:
         )
         warnings.warn(
             f"AutoPAVI cannot read the distribution of the site {site.site!r} on the plates "
-            f"{_plates(site)}: {why}; {lost}. The model itself is unchanged.",
+            f"{_plates(site)}: {why.rstrip('.')}; {lost}. The model itself is unchanged.",
             PaviWarning,
             stacklevel=2,
         )

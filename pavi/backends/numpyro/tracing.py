@@ -309,17 +309,24 @@ def _evaluated(eqn: Any, given: Sequence[Value]) -> list[Known]:
     def pick(i: int) -> Callable[[], Array]:
         return lambda: compute()[i]
 
-    number = None
-    if eqn.primitive.name == "broadcast_in_dim" and isinstance(given[0], Known):
-        number = given[0] if prod(given[0].shape) == 1 else given[0].number
     origins = [value for value in given if isinstance(value, Known)]
+    name, number = eqn.primitive.name, None
+    columns: tuple[Known, ...] = ()
+    if name == "broadcast_in_dim":
+        number = origins[0] if prod(origins[0].shape) == 1 else origins[0].number
+    elif name == "convert_element_type" and origins[0].number is not None:
+        (number,) = _evaluated(eqn, [origins[0].number])
+    elif name == "concatenate" and eqn.params["dimension"] == len(origins[0].shape) - 1:
+        columns = tuple(origins) if all(v.shape[-1] == 1 for v in origins) else ()
 
     def made(i: int) -> Callable[[], Any]:
         return lambda: (
             i,
-            eqn.primitive.name,
+            name,
             settings(eqn),
             *(value.origin for value in origins),
         )
 
-    return [Known(v.aval.shape, pick(i), number, made(i)) for i, v in enumerate(eqn.outvars)]
+    return [
+        Known(v.aval.shape, pick(i), number, made(i), columns) for i, v in enumerate(eqn.outvars)
+    ]

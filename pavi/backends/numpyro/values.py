@@ -22,6 +22,7 @@ class Known:
         compute: gives its value.
         number: the one number that it repeats, if it does.
         origin: tells how it was made; equal for arrays that were made alike.
+        columns: what it is joined of along its last axis, where each part is one element there.
     """
 
     def __init__(
@@ -30,8 +31,9 @@ class Known:
         compute: Callable[[], Array],
         number: Known | None = None,
         origin: Callable[[], Any] | None = None,
+        columns: tuple[Known, ...] = (),
     ) -> None:
-        self.shape, self.number = tuple(shape), number
+        self.shape, self.number, self.columns = tuple(shape), number, columns
         self._origin = origin
         self._compute: Callable[[], Array] | None = compute
         self._value: Array = None
@@ -53,7 +55,21 @@ class Known:
         def compute() -> Array:
             return function(np.asarray(self.value) if self.concrete else self.value)
 
-        return Known(shape, compute, origin=lambda: (name, self.origin))
+        return Known(shape, compute, self.number, lambda: (name, self.origin))
+
+    def column(self, k: int) -> Known:
+        """The elements at the place `k` of its last axis."""
+        shape = self.shape[:-1]
+        if self.columns:
+            return self.columns[k].then(shape, "column", lambda array: array.reshape(shape))
+        return self.then(shape, k, lambda array: array[..., k])
+
+    @property
+    def repeated(self) -> Any:
+        """The one number at all of its places; None where there are more, or none is known."""
+        array = self if self.number is None else self.number
+        numbers = np.unique(np.asarray(array.value)) if array.concrete else np.zeros(0)
+        return numbers.item() if numbers.size == 1 else None
 
     @property
     def random(self) -> bool:

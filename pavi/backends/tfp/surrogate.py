@@ -61,7 +61,8 @@ def build_pavi_surrogate_posterior(
         `tfp.vi.fit_surrogate_posterior`. Its `trainable_variables` are the weights.
 
     Raises:
-        GraphError: the model or `plates` cannot be read; the message names the part and the remedy.
+        GraphError: the model or `plates` cannot be read, or an observed value is NaN; the message
+            names the part and the remedy.
 
     #### Examples
 
@@ -225,6 +226,7 @@ def _recipe(
             f"All parts of the joint distribution are observed ({', '.join(read.names)}), so that "
             f"there is nothing to infer. Leave those out of the pins that are to be inferred."
         )
+    _check_values(read)
     bound = read.data.bind(read.graph)
     run_dtype = tf.as_dtype(dtype) if dtype is not None else _dtype(read, names)
     if run_dtype not in (tf.float32, tf.float64):
@@ -237,6 +239,20 @@ def _recipe(
         _structure(read),
         {name: read.layouts[name] for name in names},
     )
+
+
+def _check_values(read: ReadModel) -> None:
+    """Refuses observed values at which the joint distribution itself has no density."""
+    for part in read.observed:
+        value = np.asarray(read.data.values[part])
+        missing = np.argwhere(np.isnan(value) if value.dtype.kind == "f" else False)
+        if len(missing):
+            first = [tuple(map(int, place)) for place in missing[:3]]
+            raise GraphError(
+                f"The observed value of part {part!r} is NaN in {len(missing)} places, the first "
+                f"of which are {first} along its plates, and so is any loss. Leave these out of "
+                f"the model, or fit pavi.PlateGraph.from_tfp(...), for which NaN is missing."
+            )
 
 
 def _dtype(read: ReadModel, names: list[str]) -> tf.DType:
