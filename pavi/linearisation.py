@@ -190,10 +190,22 @@ def _last(x: Array) -> Array:
 
 
 def at_rows(
-    plan: GuidePlan, name: str, vector: Array, plates: tuple[str, ...], rank: int, batch: Batch
+    plan: GuidePlan,
+    name: str,
+    values: Array,
+    plates: tuple[str, ...],
+    rank: int,
+    batch: Batch,
+    *,
+    event_rank: int = 1,
 ) -> Array:
-    """A block's vectors `[S, *plates, d]` at the rows of an observed variable, event axes of 1."""
+    """A block's vectors `[S, *plates, d]` at the rows of an observed variable, event axes of 1.
+
+    Matrices `[S, *plates, d, c]` so with an `event_rank` of 2; `rank` is a predictor's.
+    """
     recipe = plan.graph.alignment(plan.block(name).plates, plates)
-    out = align(vector, recipe, plates, batch.members, event_rank=1, child_event_rank=0)
+    out = align(values, recipe, plates, batch.members, event_rank=event_rank, child_event_rank=0)
     shape = ops.shape(out)
-    return ops.reshape(out, (*shape[:-1], *(1,) * (rank - 1 - len(plates) - 1), shape[-1]))
+    own = shape[len(shape) - event_rank :]
+    events = (1,) * (rank - 1 - len(plates) - 1)
+    return ops.reshape(out, (*shape[: len(shape) - event_rank], *events, *own))

@@ -13,7 +13,11 @@ f(z) ~ f0 + J (z - z0) (`pavi.linearisation`), so that each row emits natural pa
 which add over rows: the evidence of a group of 1 and of a group of 10,000 pass the same weights.
 Blocks that lie between the target and the data are integrated out under their standard normal
 prior, finest first, by Gaussian elimination; for a linear Gaussian model the result is exact
-(method.md, 4.3 and 4.4). Likelihoods that are not Gaussian are linearised anew at the mean found.
+(method.md, 4.3 and 4.4). Likelihoods that are not Gaussian are linearised anew at the mean found,
+where score and information are expected ones under the Gaussian law of the predictor that was
+found with it: the fixed point is the best Gaussian where the information is the likelihood's own
+curvature (Opper and Archambeau, *The variational Gaussian approximation revisited*, Neural
+Computation 21, 2009, eq. 16 to 18).
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from pavi import ops
 from pavi.alignment import align, pool
 from pavi.batch import Batch
 from pavi.bijectors import GaussianPotential, solve_potential
+from pavi.expectation import Eliminated, Posterior, expected, variance
 from pavi.linearisation import Rows, at_origin, at_rows, linearise
 from pavi.plan import BlockPlan, Evidence, GuidePlan, Recipe
 from pavi.whitening import block_diagonal, merge_copies, split_copies
@@ -50,15 +55,6 @@ class _Factors:
 
     def add(self, table: dict[Any, Array], key: Any, value: Array) -> None:
         table[key] = table[key] + value if key in table else value
-
-
-@dataclass
-class _Eliminated:
-    """What is left of a block that was integrated out: enough to find its mean afterwards."""
-
-    cholesky: Array
-    shift: Array
-    cross: dict[str, Array]
 
 
 def natural_potential(
@@ -88,6 +84,7 @@ def natural_potential(
     origin = {b.name: _zeros(b, samples, batch, like) for b in blocks}
     potential = GaussianPotential(like, like)
     start = linearise(plan, evidence, blocks, origin, values, batch, importance=block.partial)
+    posterior: Posterior = []
     for step in range(evidence.newton_steps):
         if not step:
             rows = start
@@ -97,14 +94,17 @@ def natural_potential(
             rows = linearise(
                 plan, evidence, blocks, origin, values, batch, importance=block.partial
             )
-        factors = _pooled(plan, block, rows, origin, batch, first=not step)
+        factors = _pooled(plan, block, rows, origin, batch, posterior)
         eliminated = {b.name: _eliminate(plan, factors, b, batch) for b in hidden}
         potential = GaussianPotential(factors.precision[block.name], factors.shift[block.name])
         if step + 1 < evidence.newton_steps:
-            means = {block.name: solve_potential(potential)[0]}
+            mean, cholesky = solve_potential(potential)
+            means = {block.name: mean}
             for b in reversed(hidden):
                 means[b.name] = _mean(plan, b, eliminated[b.name], means, batch)
             origin |= {name: split_copies(plan.block(name), m, batch) for name, m in means.items()}
+            posterior = [(b, eliminated[b.name]) for b in hidden]
+            posterior.append((block, Eliminated(cholesky, mean, {})))
     return potential
 
 
@@ -119,14 +119,13 @@ def _pooled(
     rows: list[Rows],
     origin: Mapping[str, Array],
     batch: Batch,
-    *,
-    first: bool,
+    posterior: Posterior,
 ) -> _Factors:
     """Gaussian factors of all observed rows, pooled to the elements of the blocks."""
     evidence = _evidence_of(target)
     factors = _Factors()
     for part in rows:
-        _add_rows(plan, target, part, origin, batch, factors, first)
+        _add_rows(plan, target, part, origin, batch, factors, posterior)
     for b in (target, *(plan.block(name) for name in evidence.hidden)):
         if b.name not in factors.precision:
             # No predictor moves with this block: it keeps its prior.
@@ -143,26 +142,28 @@ def _add_rows(
     origin: Mapping[str, Array],
     batch: Batch,
     factors: _Factors,
-    first: bool,
+    posterior: Posterior,
 ) -> None:
-    """Adds the factors of one observed variable; `first` where nothing is known of the latents."""
+    """Adds the factors of one observed variable; no `posterior` is known in the first step."""
     observed, spec, value, rank = rows.factor.observed, rows.spec, rows.value, rows.rank
     weights = rows.weights
     plates, through = plan.graph.variables[observed].plates, rows.factor.through
     start = rows.centres
-    if first and not spec.quadratic:
+    if not posterior and not spec.quadratic:
         guesses = spec.data_predictors(value)
         start = tuple(
             c if g is None else g + ops.zeros_like(c)
             for c, g in zip(rows.centres, guesses, strict=True)
         )
-    pulls = spec.with_predictors(start).score_and_information(value)
     crossed = _evidence_of(target).crossed
-    for parts, c, s, (score, information) in zip(
-        rows.slopes, rows.centres, start, pulls, strict=True
-    ):
+    for i, (parts, c, s) in enumerate(zip(rows.slopes, rows.centres, start, strict=True)):
         if parts is None:
             continue
+        if posterior and not spec.quadratic:
+            spread = variance(plan, parts, posterior, plates, rank, batch)
+            score, information = expected(rows, i, spread)
+        else:
+            score, information = spec.with_predictors(start).score_and_information(value)[i]
         gradient = (score + information * (s - c))[0]
         information = information[0]
         if weights is not None:
@@ -305,7 +306,7 @@ def _joint_columns(
     return ops.reshape(both, (*shape[:first], shape[last], other.dimension))
 
 
-def _eliminate(plan: GuidePlan, factors: _Factors, block: BlockPlan, batch: Batch) -> _Eliminated:
+def _eliminate(plan: GuidePlan, factors: _Factors, block: BlockPlan, batch: Batch) -> Eliminated:
     """Integrates a block out under its standard normal prior (a Schur complement)."""
     sizes = {p: ops.shape(index)[0] for p, index in batch.indices.items()}
     others = {b: x for (a, b), x in factors.cross.items() if a == block.name}
@@ -328,7 +329,7 @@ def _eliminate(plan: GuidePlan, factors: _Factors, block: BlockPlan, batch: Batc
             factors.add(factors.cross, (name, coarser), -both)
     for name in others:
         del factors.cross[block.name, name]
-    return _Eliminated(cholesky, y, solved)
+    return Eliminated(cholesky, y, solved)
 
 
 def _gram(
@@ -355,7 +356,7 @@ def _gram(
 def _mean(
     plan: GuidePlan,
     block: BlockPlan,
-    eliminated: _Eliminated,
+    eliminated: Eliminated,
     means: Mapping[str, Array],
     batch: Batch,
 ) -> Array:

@@ -23,7 +23,7 @@ from pavi import tensor_file
 from pavi.errors import StorageError
 from pavi.tables import TABLE_MEMORY
 
-FORMAT = 4
+FORMAT = 5
 _RUN, _PART = "run.json", ".part"
 _WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 # What weights are called until their digest is known.

@@ -34,7 +34,7 @@ DEFAULT_LEARNING_RATE = 0.005
 # Small models are cheap: more draws a step make it quieter at hardly any cost.
 _MAX_PARTICLES, _PARTICLE_NUMBERS = 8, 50_000
 # Changes where the meaning of a run's state does.
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 
 
 class Trainer:

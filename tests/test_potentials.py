@@ -1,4 +1,4 @@
-"""Natural-parameter pooling: exact for linear Gaussian models, the posterior mode for others.
+"""Natural-parameter pooling: exact for linear Gaussian models, the best Gaussian for others.
 
 A block's guide at its initial weights is its prior times the potential of the data. Here it is
 compared with the exact conditional law of that block given the coarser ones, all finer ones
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from grounded import Grounded, Setup, exact_law, guide_law, log_prob
+from grounded import Grounded, Setup, best_law, exact_law, guide_law, log_prob
 from scipy import stats
 from small_models import MODELS, bound, rng
 
@@ -240,18 +240,19 @@ def counts(likelihood: str) -> BoundData:
     "likelihood", ["poisson", "poisson rate", "bernoulli", "bernoulli probs", "binomial"]
 )
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_newton_steps_find_the_posterior_mode(likelihood: str, seed: int) -> None:
+def test_newton_steps_find_the_best_gaussian(likelihood: str, seed: int) -> None:
     """With a canonical link, whose expected information is the Hessian."""
     data = counts(likelihood)
-    for steps, near, like in ((3, 2e-3, 0.1), (6, 1e-6, 1e-5)):
-        setup = Setup(data, Family(newton_steps=steps))
-        coarser, mean, covariance = guide_law(setup, "group", seed)
-        mode, inverse_hessian = exact_law(setup, "group", coarser, start=mean)
-        # In units of the prior's standard deviation.
-        prior_sd = np.repeat([coarser["scale"], 0.5], 4)
-        np.testing.assert_allclose(mean / prior_sd, mode / prior_sd, rtol=0, atol=near)
+    laws = {n: guide_law(Setup(data, Family(newton_steps=n)), "group", seed) for n in (3, 6)}
+    coarser, start, _ = laws[6]
+    wanted, spread = best_law(Setup(data), "group", coarser, start)
+    # In units of the prior's standard deviation.
+    prior_sd = np.repeat([coarser["scale"], 0.5], 4)
+    for steps, near, like in ((3, 0.02, 0.1), (6, 5e-3, 0.015)):
+        _, mean, covariance = laws[steps]
+        np.testing.assert_allclose(mean / prior_sd, wanted / prior_sd, rtol=0, atol=near)
         np.testing.assert_allclose(
-            np.diag(np.linalg.inv(covariance)), np.diag(np.linalg.inv(inverse_hessian)), rtol=like
+            np.diag(np.linalg.inv(covariance)), np.diag(np.linalg.inv(spread)), rtol=like
         )
 
 
@@ -274,14 +275,14 @@ def cask_counts() -> BoundData:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_finer_latents_are_integrated_out_at_the_joint_mode(seed: int) -> None:
-    """The upper level's potential is Laplace's: the Schur complement of the Hessian at the mode."""
+def test_finer_latents_are_integrated_out_of_the_joint_gaussian(seed: int) -> None:
+    """The upper level's law is a marginal of the Gaussian that is nearest to all levels at once."""
     setup = Setup(cask_counts(), Family(newton_steps=8))
     coarser, mean, covariance = guide_law(setup, "batch", seed)
     start = np.concatenate([mean, mean[[0, 0, 1, 2, 2]]])
-    mode, inverse_hessian = exact_law(setup, "batch", coarser, start)
-    np.testing.assert_allclose(mean, mode, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(covariance, inverse_hessian, rtol=0, atol=1e-6)
+    wanted, spread = best_law(setup, "batch", coarser, start)
+    np.testing.assert_allclose(mean, wanted, rtol=0, atol=4e-3)
+    np.testing.assert_allclose(covariance, spread, rtol=0, atol=4e-3)
 
 
 # --- topologies and parameters at large ---------------------------------------------------------

@@ -548,7 +548,7 @@ def reseal(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def test_another_version_of_the_format(saved: Path) -> None:
     reseal(saved, lambda run: run.update(format=99))
-    storage_error(lambda: load(saved), "format 99", "reads format 4")
+    storage_error(lambda: load(saved), "format 99", "reads format 5")
 
 
 def test_a_family_that_this_version_does_not_have(saved: Path) -> None:
