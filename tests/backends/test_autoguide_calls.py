@@ -100,6 +100,36 @@ def test_a_batch_alone_may_disagree_in_any_way() -> None:
     assert guide._whole_rows((jnp.asarray(Y), jnp.asarray(Y)), {}) is None
 
 
+def test_what_a_model_brings_together_is_drawn_as_one() -> None:
+    """A product over a plate of coefficients; sites keep their names, shapes and plates."""
+
+    def model(x: Any, y: Any) -> None:
+        with numpyro.plate("column", 3):
+            beta = numpyro.sample("beta", npd.Normal(0.0, 1.0))
+        with numpyro.plate("row", 4):
+            numpyro.sample("y", npd.Normal(x @ beta, 1.0), obs=y)
+
+    x = np.arange(12.0).reshape(4, 3)
+    with pytest.warns(PaviWarning, match=r"elements of the plate 'column' together"):
+        guide, params = begun(model, x, Y)
+    trace = handlers.trace(handlers.seed(guide, KEY)).get_trace(x, Y)
+    assert trace["beta"]["value"].shape == (3,)
+    assert [frame.name for frame in trace["beta"]["cond_indep_stack"]] == ["column"]
+    draws = guide.sample_posterior(KEY, params, sample_shape=(5,))
+    assert draws["beta"].shape == (5, 3)
+
+
+def test_an_index_beyond_its_plate() -> None:
+    def model(group: Any, y: Any) -> None:
+        with numpyro.plate("group", 2):
+            b = numpyro.sample("b", npd.Normal(0.0, 1.0))
+        with numpyro.plate("row", 4):
+            numpyro.sample("y", npd.Normal(b[group], 1.0), obs=y)
+
+    with pytest.raises(ValueError, match=r"plate 'row' picks the element 2 of the plate 'group'"):
+        begun(model, np.array([1, 1, 2, 2]), Y)
+
+
 def test_starts_on_plates_are_said_to_be_left_out() -> None:
     guide = AutoPAVI(effects, init_loc_fn=init_to_value(values={"theta": Y}), family=FAMILY)
     with pytest.warns(PaviWarning, match=r"starts latents on plates.*\['theta'\]"):

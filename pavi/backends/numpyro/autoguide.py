@@ -27,7 +27,13 @@ from pavi.backends.numpyro.calls import ModelLayout, batch_of, default_dtype
 from pavi.backends.numpyro.drawing import Kept, computed
 from pavi.backends.numpyro.guide import GuideSites
 from pavi.backends.numpyro.identity import identity
-from pavi.backends.numpyro.portable import Portable, portable, to_rows, warn_unread
+from pavi.backends.numpyro.portable import (
+    Portable,
+    check_indices,
+    portable,
+    to_rows,
+    warn_unread,
+)
 from pavi.backends.numpyro.runs import array_arguments, inconsistent, run
 from pavi.backends.numpyro.tracing import identifier, read
 from pavi.encoders import initial_table
@@ -94,6 +100,7 @@ class AutoPAVI(AutoGuide):
         self.encode = None if encode is None else tuple(encode)
         self._plan: GuidePlan | None = None
         self._unread: dict[str, str] = {}
+        self._coupled: frozenset[str] = frozenset()
         self._plans: dict[Any, GuidePlan] = {}
         self._weights: dict[str, np.ndarray] = {}
         self._arguments: tuple[Any, Any] | None = None
@@ -230,8 +237,9 @@ class AutoPAVI(AutoGuide):
                 )
         self._arguments = (args, dict(kwargs))
         found = self._read(args, kwargs, {n: s["value"] for n, s in sites if s["type"] == "plate"})
+        check_indices(found)
         warn_unread(found)
-        self._unread = dict(found.unread)
+        self._unread, self._coupled = dict(found.unread), found.coupled
         self._plan = self._lowered(found)
         self._weights = initial_weights(self._plan, 0, str(default_dtype()))
         if self.init_loc_fn is not init_to_median:
@@ -315,7 +323,8 @@ class AutoPAVI(AutoGuide):
         arrays = array_arguments(self.model, args, kwargs)
         seen = {n: x for n, x in arrays.items() if n in named - set(self._observed)}
         # What the first call could not read is not read later, where an index may be traced.
-        return encoded(portable(reading, unread=self._unread), seen)
+        found = portable(reading, unread=self._unread, together=self._coupled)
+        return encoded(found, seen)
 
     def _lowered(self, found: Portable) -> GuidePlan:
         """The plan of one call, with the weights and the tables of the first one."""

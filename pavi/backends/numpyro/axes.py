@@ -64,7 +64,16 @@ Key = tuple[int, Any, int]
 
 
 class UnreadableError(Exception):
-    """A part of a model that no graph of ours can say."""
+    """A part of a model that no graph of ours can say.
+
+    Args:
+        why: what it is.
+        coupled: a plate whose elements it brings together.
+    """
+
+    def __init__(self, why: str, coupled: str | None = None) -> None:
+        super().__init__(why)
+        self.coupled = coupled
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -43,6 +43,12 @@ class ModelLayout(Layout):
             for plate in plates:
                 stack.enter_context(self.plates[plate])
             yield
+
+    def site_rows(
+        self, name: str, plates: Sequence[str], batch: Batch
+    ) -> AbstractContextManager[None]:
+        """As `rows`; the model has the site in more plates than the graph where it couples them."""
+        return self.rows((*plates, *self.sites[name].coupled), batch)
 
     def site(self, name: str) -> str:
         return self.sites[name].site

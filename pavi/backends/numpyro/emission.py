@@ -136,7 +136,8 @@ class Emitter:
     ) -> Operand:
         names = [plate for plate, _ in inside]
         if len(set(names)) < len(names):
-            raise UnreadableError(f"an array has two axes along the plate {names[0]!r}")
+            (twice, *_) = [name for name in names if names.count(name) > 1]
+            raise UnreadableError(f"an array has two axes along the plate {twice!r}", twice)
         order = [*(axis for _, axis in inside), *events]
         covariate = self._covariates.of(known, names, order, self._site.name)
         return self._leaf(covariate.name, covariate.event, range(len(events)))
@@ -192,7 +193,10 @@ class Emitter:
             return self._step("multiply", x[0], x[0])
         if name == "rsqrt":
             return self._step("divide", Constant((), (1.0,)), self._step("sqrt", x[0]))
-        if name == "cumsum" and not node.params["reverse"] and node.params["axis"] in events:
+        if name == "cumsum" and node.params["axis"] not in events:
+            plate = self._axes.plate((id(node), None), node.params["axis"])
+            raise UnreadableError(f"a sum runs along the plate {plate!r}", plate)
+        if name == "cumsum" and not node.params["reverse"]:
             axis = events.index(node.params["axis"]) - len(events)
             return self._step("cumsum", self._long(x[0], node, events, axis), options=(axis,))
         if name == "cholesky" and events[-2:] == [len(node.shape) - 2, len(node.shape) - 1]:
@@ -228,7 +232,7 @@ class Emitter:
             plate = self._axes.plate((id(node), None), axis) if node.shape[axis] > 1 else None
             if plate is not None and axis not in taken:
                 raise UnreadableError(
-                    f"an axis of {site.name!r} that is no plate's is used along {plate!r}"
+                    f"an axis of {site.name!r} that is no plate's is used along {plate!r}", plate
                 )
         return self._leaf(site.name, event_of(site), [whole.index(a) for a in events])
 
@@ -238,7 +242,7 @@ class Emitter:
         for axis in axes:
             if axis not in before:
                 plate = self._axes.plate(self._axes.use(node.inputs[0], node, 0), axis)
-                raise UnreadableError(f"{node.primitive!r} runs over the plate {plate!r}")
+                raise UnreadableError(f"{node.primitive!r} runs over the plate {plate!r}", plate)
         places = [before.index(a) - len(before) for a in axes]
         for place in places if node.primitive == "reduce_sum" else ():
             operand = self._long(operand, node.inputs[0], before, place)
@@ -257,8 +261,10 @@ class Emitter:
             home |= {a: start + j for j, a in enumerate(free)}
             start += len(free)
             summed = [a for a in contracted[i] if shape[a] > 1]
-            if any(a not in before for a in summed):
-                raise UnreadableError("a product of matrices sums over a plate")
+            for axis in summed:
+                if axis not in before:
+                    plate = self._axes.plate(self._axes.use(node.inputs[i], node, i), axis)
+                    raise UnreadableError(f"a product sums over the plate {plate!r}", plate)
             count = len(summed)
             from_out = {out: a for a, out in home.items()}
             order = [before.index(from_out[e]) if from_out.get(e) in before else -1 for e in events]
@@ -275,7 +281,8 @@ class Emitter:
     def _concatenation(self, node: Node, events: list[int]) -> Operand:
         axis = node.params["dimension"]
         if axis not in events:
-            raise UnreadableError("arrays are joined along a plate")
+            plate = self._axes.plate((id(node), None), axis)
+            raise UnreadableError(f"arrays are joined along the plate {plate!r}", plate)
         place = events.index(axis) - len(events)
         parts: list[Operand] = []
         for (operand, before), value in zip(self._inputs(node), node.inputs, strict=True):
@@ -309,7 +316,8 @@ class Emitter:
             if shape[axis] == node.shape[axis]:
                 continue
             if axis not in before:
-                raise UnreadableError("some elements of a plate are cut out")
+                plate = self._axes.plate(self._axes.use(node.inputs[0], node, 0), axis)
+                raise UnreadableError(f"some elements of the plate {plate!r} are cut out", plate)
             operand = self._sliced(operand, node.inputs[0], before, axis, (start, stop, stride))
             if node.shape[axis] == 1:
                 kept.remove(axis)
@@ -358,7 +366,8 @@ class Emitter:
             if owner is None or child is None or not self._axes.belongs(child, owner, column):
                 raise UnreadableError(
                     f"elements of the plate {owner!r} are picked by an index that is no membership "
-                    f"of each row of one plate, or that disagrees with the plate's other indices"
+                    f"of each row of one plate, or that disagrees with the plate's other indices",
+                    owner,
                 )
         if len(chosen) > 1:
             raise UnreadableError("an index picks along several axes that are no plates'")

@@ -109,7 +109,7 @@ class GuideSites:
         sites: dict[str, Array] = {}
         for name in self._order:
             plates = plan.graph.variables[name].plates
-            with layout.rows(plates, batch):
+            with layout.site_rows(name, plates, batch):
                 site = layout.delta(plan.graph, name, values[name], densities[name])
                 called = layout.site(name)
                 sites[called] = numpyro.sample(called, site)

@@ -8,7 +8,7 @@ the graph's `[*plates, *event]`; the two differ only beside dense variables on s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -110,6 +110,12 @@ class Layout:
                 stack.enter_context(handlers.scale(scale=jnp.where(present, weights, 1)))
                 stack.enter_context(handlers.mask(mask=present))
             yield
+
+    def site_rows(
+        self, name: str, plates: Sequence[str], batch: Batch
+    ) -> AbstractContextManager[None]:
+        """Opens the plates that a variable's site lies in."""
+        return self.rows(plates, batch)
 
 
 def make_model(graph: PlateGraph) -> Callable[[Batch], None]:

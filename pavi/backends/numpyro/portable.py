@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,7 @@ from pavi.backends.numpyro.covariates import Covariates
 from pavi.backends.numpyro.emission import Emitter, event_axes, event_of
 from pavi.backends.numpyro.runs import array_arguments, inconsistent, run
 from pavi.backends.numpyro.specs import stripped, support_of
-from pavi.backends.numpyro.tracing import Reading, Site, read
+from pavi.backends.numpyro.tracing import Reading, Site, coupled, read
 from pavi.backends.numpyro.values import Known
 from pavi.data import Data
 from pavi.errors import GraphError, PaviWarning
@@ -28,6 +28,8 @@ from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph
 Array = Any
 Random = Latent | Observed
 _NONE: Mapping[str, str] = MappingProxyType({})
+# Largest plate whose elements may become those of one vector.
+_COUPLED_LIMIT = 256
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Portable:
         masks: which draws of the observed variables count.
         scales: the factors of their log densities, other than their plates'.
         unread: what could not be read, and why, by site.
+        coupled: plates of the model that are none of the graph's, as the model brings their
+            elements together: the elements are an axis of events.
     """
 
     graph: PlateGraph
@@ -51,6 +55,7 @@ class Portable:
     masks: dict[str, Callable[[], Array]]
     scales: dict[str, Callable[[], Array]]
     unread: dict[str, str]
+    coupled: frozenset[str] = frozenset()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -59,7 +64,10 @@ class Portable:
 
 
 def portable(
-    reading: Reading, names: Mapping[str, Any] | None = None, unread: Mapping[str, str] = _NONE
+    reading: Reading,
+    names: Mapping[str, Any] | None = None,
+    unread: Mapping[str, str] = _NONE,
+    together: frozenset[str] = frozenset(),
 ) -> Portable:
     """The graph of a reading.
 
@@ -67,11 +75,26 @@ def portable(
         reading: the reading.
         names: arrays to name covariates by.
         unread: sites that are not to be read, and why.
+        together: plates whose elements are an axis of events.
     """
+    found, brought = _portable(coupled(reading, together), names, unread)
+    sizes, seen = reading.sizes, reading.indices
+    # A plate that is subsampled has no axis of its own length.
+    more = {p for p in brought if sizes[p] <= _COUPLED_LIMIT and len(seen[p]) == sizes[p]}
+    if more:
+        return portable(reading, names, unread, together | more)
+    return replace(found, coupled=together)
+
+
+def _portable(
+    reading: Reading, names: Mapping[str, Any] | None, given: Mapping[str, str]
+) -> tuple[Portable, set[str]]:
+    """The graph of a reading, and the plates whose elements it brings together."""
     axes = Axes(reading)
     plates = {plate for site in reading.sites.values() for plate, _ in site.plates}
     covariates = Covariates(_namer(names or {}), {*reading.sites, *plates})
-    given, unread = unread, {}
+    unread: dict[str, str] = {}
+    brought: set[str] = set()
     variables: dict[str, Random] = {}
     for name, site in reading.sites.items():
         if site.kind == "enumerated":
@@ -83,6 +106,8 @@ def portable(
             variables[name] = _variable(reading, axes, covariates, site)
         except UnreadableError as error:
             unread[name] = str(error)
+            if error.coupled is not None:
+                brought.add(error.coupled)
             if site.kind == "latent":
                 variables[name] = _unknown(site)
     members = {pair: known for pair, known in axes.members.items() if known is not None}
@@ -102,7 +127,7 @@ def portable(
         for (plate, owner), known in members.items()
         if plate in graph.plates and owner in graph.plates[plate].within
     }
-    return Portable(graph, reading, arrays, kept, rows[1], rows[2], unread)
+    return Portable(graph, reading, arrays, kept, rows[1], rows[2], unread), brought
 
 
 def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Data]:
@@ -116,6 +141,7 @@ def from_numpyro(model: Any, *args: Any, **kwargs: Any) -> tuple[PlateGraph, Dat
     whole = {name: jax.numpy.arange(site["args"][0]) for name, site in plates.items()}
     reading = read(model, args, kwargs, whole)
     found = portable(reading, array_arguments(model, args, kwargs))
+    reading = found.reading
     enumerated = [n for n, site in reading.sites.items() if site.kind == "enumerated"]
     if enumerated:
         raise GraphError(
@@ -292,8 +318,31 @@ def _namer(arrays: Mapping[str, Any]) -> Callable[[Known], str | None]:
     return name
 
 
+def check_indices(found: Portable) -> None:
+    """Raises where an index picks elements that a plate has not: JAX takes the last one instead."""
+    for (plate, owner), known in found.members.items():
+        count = len(found.reading.indices[owner])
+        if not known.concrete:
+            continue
+        position = np.asarray(known.value)
+        wrong = np.flatnonzero((position < 0) | (position >= count))
+        if wrong.size:
+            raise ValueError(
+                f"An index of the plate {plate!r} picks the element {position[wrong[0]]} of the "
+                f"plate {owner!r} at row {wrong[0]}, but {owner!r} has {count} elements, counted "
+                f"from 0. Mend the index."
+            )
+
+
 def warn_unread(found: Portable) -> None:
     """Says what could not be read, and what it is taken for."""
+    for plate in sorted(found.coupled):
+        warnings.warn(
+            f"The model brings the elements of the plate {plate!r} together (it sums over them, or "
+            f"picks some): AutoPAVI draws them as one vector, and not as copies of one latent.",
+            PaviWarning,
+            stacklevel=2,
+        )
     for name, why in found.unread.items():
         site = found.reading.sites[name]
         lost = (

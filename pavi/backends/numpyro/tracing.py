@@ -7,8 +7,8 @@ known, and is evaluated only where it is asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from keyword import iskeyword
 from math import prod
 from typing import Any
@@ -41,6 +41,7 @@ class Site:
         site: its name in the model.
         fn: its distribution, as the model gave it; its arrays are of no use outside the trace.
         plates: its plates, from the leftmost axis to the rightmost, with their axes (negative).
+        coupled: plates of the model that are none here: their elements are one draw.
         batch_shape: shape of the copies.
         event_shape: shape of one draw.
         kind: "latent", "observed" or "enumerated".
@@ -55,6 +56,7 @@ class Site:
     event_shape: tuple[int, ...]
     kind: str
     repeats: float
+    coupled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,19 @@ class Reading:
     observed: dict[str, Value]
     masks: dict[str, Value]
     scales: dict[str, Value]
+
+
+def coupled(reading: Reading, plates: Collection[str]) -> Reading:
+    """A reading in which the copies along these plates are elements of one draw."""
+    sites = {
+        name: replace(
+            site,
+            plates=tuple((p, dim) for p, dim in site.plates if p not in plates),
+            coupled=(*site.coupled, *(p for p, _ in site.plates if p in plates)),
+        )
+        for name, site in reading.sites.items()
+    }
+    return replace(reading, sites=sites)
 
 
 def identifier(name: str) -> str:
