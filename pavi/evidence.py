@@ -6,27 +6,19 @@ of the likelihoods. So much of it as needs no data is found out here, once, on p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
-
-import numpy as np
 
 from pavi.bijectors import DENSE_LIMIT
 from pavi.dist.real import Normal
-from pavi.dist.supports import Real
+from pavi.effect import effect_of, moves
 from pavi.family import Family
 from pavi.graph import Latent, PlateGraph
 from pavi.plan import Evidence, Factor, Slot
-from pavi.probing import FIRST, aligned_shape, placeholder
 
 # Largest matrix of numbers that couple a block nested in a joint block to all of its elements.
 _COUPLING_LIMIT = 1_000_000
-# Size of the moves by which a predictor's slope and curvature are told from rounding.
-_MOVE, _SAME = 0.25, 1e-9
-# Places at which a predictor has to be straight to be taken for it.
-_TRIALS = 12
 
 
 @dataclass(frozen=True)
@@ -150,7 +142,7 @@ def find_evidence(groups: Groups, family: Family, name: str, encoder: str) -> Fo
     plates = groups.plates(name)
     through: dict[str, tuple[str, ...]] = {}
     left_out: list[str] = []
-    linear = straight = True
+    linear = straight = canonical = True
     for observed in graph.observed:
         reach = groups.below(observed.name, later)
         if name not in reach:
@@ -159,20 +151,28 @@ def find_evidence(groups: Groups, family: Family, name: str, encoder: str) -> Fo
             # Each coordinate is moved in turn, and matrices couple all of them.
             left_out.append(observed.name)
             continue
-        effect = _effect(groups, observed.name, reach)
+        moving = {latent.name for block in reach for latent in groups.latents[block]}
+        effect = effect_of(graph, observed.name, moving)
         above = groups.ancestors(observed.name, later)
         own = [latent.name for latent in groups.latents[name] if latent.name in above]
-        informed = [latent for latent in own if _moves(graph, latent, effect)]
+        informed = [latent for latent in own if moves(graph, latent, effect)]
         aligned = graph.determines(observed.plates, plates)
         if len(informed) < len(own) or not aligned:
             left_out.append(observed.name)
         if aligned and (informed or encoder != "natural"):
             through[observed.name] = tuple(sorted(reach, key=order.index))
             linear, straight = linear and effect.linear, straight and effect.straight
+            canonical = canonical and effect.canonical
     if not through:
         return Found(None, tuple(left_out))
     hidden, crossed = _between(groups, name, through)
     finest_first = sorted(hidden, key=order.index, reverse=True)
+    # Normal given the earlier blocks, and seen whole: what the likelihoods are decides the rest.
+    whole = not (left_out or crossed) and all(
+        isinstance(graph.probe[latent.name], Normal)
+        for block in (name, *hidden)
+        for latent in groups.latents[block]
+    )
     evidence = Evidence(
         hidden=tuple(finest_first),
         crossed=tuple(sorted(crossed, key=order.index)),
@@ -182,14 +182,8 @@ def find_evidence(groups: Groups, family: Family, name: str, encoder: str) -> Fo
         ),
         newton_steps=1 if linear else family.newton_steps,
         straight=straight,
-        exact=linear
-        and straight
-        and not (left_out or crossed)
-        and all(
-            isinstance(graph.probe[latent.name], Normal)
-            for block in (name, *hidden)
-            for latent in groups.latents[block]
-        ),
+        exact=whole and linear and straight,
+        canonical=whole and canonical and straight,
     )
     return Found(evidence, tuple(left_out))
 
@@ -257,145 +251,3 @@ def _levels(
         if between != levels[-1] and on_the_way:
             levels.append(between)
     return tuple(levels) if levels[-1] == plates else (*levels, plates)
-
-
-@dataclass(frozen=True)
-class _Effect:
-    """How a likelihood's predictors depend on latents.
-
-    Attributes:
-        parents: the latents that it is a function of and that move a predictor.
-        straight: whether all predictors are linear in the latents of the blocks concerned.
-        linear: whether the log likelihood is quadratic in them besides.
-    """
-
-    parents: frozenset[str]
-    straight: bool
-    linear: bool
-
-
-def _moves(graph: PlateGraph, latent: str, effect: _Effect) -> bool:
-    """Whether a latent moves a predictor, itself or through the latents that it is a parent of."""
-    return latent in effect.parents or any(
-        graph.variables[child].kind == "latent" and _moves(graph, child, effect)
-        for child in graph.children(latent)
-    )
-
-
-def _effect(groups: Groups, observed: str, blocks: frozenset[str]) -> _Effect:
-    """Probes the predictors of a likelihood, moving the latents of `blocks`."""
-    graph = groups.graph
-    variable, probe = graph.variables[observed], graph.probe
-    if not probe[observed].has_potential:
-        return _Effect(frozenset(), False, False)
-    moving = {latent.name for name in blocks for latent in groups.latents[name]}
-    rng = np.random.default_rng(0)
-    start: dict[str, Any] = {}
-    step: dict[str, Any] = {}
-    for name in variable.parents:
-        parent = graph.variables[name]
-        shape = aligned_shape(parent, variable, graph.plates, FIRST)
-        if name in probe:
-            support = probe[name].support
-            start[name] = placeholder(support, shape)
-            step[name] = _move(rng, start[name], isinstance(support, Real))
-        else:
-            start[name] = rng.uniform(0.5, 1.5, shape)
-    if graph.covariates and not _evaluates(graph, observed, start):
-        # A covariate that is an index or a count.
-        start |= {n: np.ones_like(start[n]) for n in start if n not in probe}
-    centre = _predictors(graph, observed, start)
-    parents: set[str] = set()
-    for name in step:
-        moved = _predictors(graph, observed, start | {name: start[name] + step[name]})
-        if name in moving and any(_differ(a, b) for a, b in zip(centre, moved, strict=True)):
-            parents.add(name)
-    # A latent's prior is its whitening: it is taken to be linear in its real parents.
-    above = {q for name in moving for q in graph.variables[name].parents if q in moving}
-    straight = linear = all(isinstance(probe[p].support, Real) for p in parents | above)
-    if straight:
-        curved, others = _bent(graph, observed, start, parents)
-        straight = not curved and all(_placed(graph, name, moving) for name in moving)
-        linear = probe[observed].quadratic and not curved and not others
-    return _Effect(frozenset(parents), straight, linear)
-
-
-def _bent(
-    graph: PlateGraph, observed: str, start: Mapping[str, Any], parents: Collection[str]
-) -> tuple[bool, bool]:
-    """Whether a predictor is curved in real latents, and whether one but the first moves at all.
-
-    A predictor may have pieces: places, moves and covariates are of many sizes and both signs.
-    """
-    rng = np.random.default_rng(1)
-    latents = set(graph.probe)
-
-    def numbers(shape: tuple[int, ...]) -> np.ndarray:
-        return rng.normal(size=shape) * 10.0 ** rng.uniform(-1.0, 2.0, shape)
-
-    curved = others = False
-    for trial in range(_TRIALS):
-        place = dict(start)
-        if trial:
-            moved = {n: numbers(np.shape(v)) for n, v in start.items() if n not in latents}
-            # A covariate may have to be an index or a count.
-            if _evaluates(graph, observed, {**start, **moved}):
-                place |= moved
-            place |= {name: numbers(np.shape(start[name])) for name in parents}
-        step = {name: numbers(np.shape(start[name])) for name in parents}
-        centre, there, back = (
-            _predictors(graph, observed, {**place, **{n: place[n] + s * step[n] for n in parents}})
-            for s in (0.0, 1.0, -1.0)
-        )
-        for order, of in enumerate(zip(there, back, centre, strict=True)):
-            a, b, c = np.broadcast_arrays(*of)
-            # Far out a rate may overflow: that tells nothing.
-            told = np.isfinite(a) & np.isfinite(b) & np.isfinite(c)
-            curved = curved or _differ(a[told] + b[told], 2.0 * c[told])
-            others = others or (order > 0 and _differ(a[told], c[told]))
-    return curved, others
-
-
-def _placed(graph: PlateGraph, name: str, moving: Collection[str]) -> bool:
-    """Whether a latent's prior is linear in those of its parents that move, its scale constant."""
-    variable, probe = graph.variables[name], graph.probe
-    above = [parent for parent in variable.parents if parent in moving]
-    if not above:
-        return True
-    start: dict[str, Any] = {}
-    for parent in variable.parents:
-        shape = aligned_shape(graph.variables[parent], variable, graph.plates, FIRST)
-        known = parent not in probe
-        start[parent] = np.ones(shape) if known else placeholder(probe[parent].support, shape)
-    moments = []
-    for size in (0.0, _MOVE, -_MOVE):
-        values = start | {parent: start[parent] + size for parent in above}
-        moments.append(graph.spec(name, values).unconstrained_moments())
-    (place, scale), (ahead, wider), (behind, _) = moments
-    return not _differ(ahead + behind, 2.0 * np.asarray(place)) and not _differ(scale, wider)
-
-
-def _move(rng: np.random.Generator, value: np.ndarray, real: bool) -> np.ndarray:
-    """A move that differs from element to element; small where the support has bounds."""
-    size = _MOVE if real else 0.01 * _MOVE
-    outwards = np.where(value < 0, -1.0, 1.0)
-    return size * rng.uniform(0.5, 1.0, np.shape(value)) * outwards
-
-
-def _evaluates(graph: PlateGraph, observed: str, values: Mapping[str, Any]) -> bool:
-    try:
-        return all(np.isfinite(p).all() for p in _predictors(graph, observed, values))
-    except Exception:
-        return False
-
-
-def _predictors(graph: PlateGraph, observed: str, values: Mapping[str, Any]) -> list[np.ndarray]:
-    with np.errstate(all="ignore"):
-        predictors = graph.spec(observed, values).predictors()
-    return [np.asarray(p, np.float64) for p in predictors]
-
-
-def _differ(a: Any, b: Any) -> bool:
-    with np.errstate(all="ignore"):
-        close = np.abs(a - b) <= _SAME * (1.0 + np.abs(a) + np.abs(b))
-    return not bool(np.all(close | (np.isnan(a) & np.isnan(b))))

@@ -149,7 +149,8 @@ def _block(
     beyond = evidence_beyond(graph, plates, evidence) if evidence else frozenset()
     partial = bool(beyond & set(batch))
     natural = encoder == "natural"
-    exact = natural and encoding == "encoder" and evidence is not None and evidence.exact
+    settled_by = evidence is not None and _leaves_nothing(evidence, size)
+    exact = natural and encoding == "encoder" and settled_by
     if beyond & set(like.batch if like else batch):
         exact = False
     asked = family.of(latents[0].name, "flow")
@@ -237,11 +238,22 @@ def _encoding(
         if not plates or beyond & set(batch):
             evidence = None
         copies = prod(groups.sizes[plate] for plate in plates)
-        exact = evidence is not None and evidence.exact
+        exact = evidence is not None and _leaves_nothing(
+            evidence, slots(groups.graph, latents)[-1].stop
+        )
         few = copies <= family.residual_limit and name not in groups.joint and not exact
         asked = "encoder+free" if few or (encoder == "natural" and gaps) else "encoder"
     # Where no data lie below, nothing could be encoded: the posterior is the prior, moved.
     return (asked, encoder, evidence) if evidence else ("free", None, None)
+
+
+def _leaves_nothing(evidence: Evidence, size: int) -> bool:
+    """Whether prior times potential leaves nothing to be learned for a copy of so many dimensions.
+
+    The best Gaussian of a long vector is near to its law, and an affine map that would correct it
+    has so many weights that batches make it tremble.
+    """
+    return evidence.exact or (evidence.canonical and size > _FULL_RANK_LIMIT)
 
 
 def _check_natural(found: Found, asked: str, about: str) -> None:

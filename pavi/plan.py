@@ -78,6 +78,7 @@ class Evidence:
         straight: whether the predictors are linear in the whitened coordinates of these blocks, so
             that their slopes are the same everywhere.
         exact: whether prior times potential is the exact law of the block given the earlier ones.
+        canonical: whether its potential is the best one, up to the Newton steps left out.
     """
 
     hidden: tuple[str, ...]
@@ -86,6 +87,7 @@ class Evidence:
     newton_steps: int
     straight: bool
     exact: bool
+    canonical: bool
 
 
 def evidence_beyond(
@@ -330,8 +332,12 @@ def describe_block(plan: GuidePlan, block: BlockPlan) -> list[str]:
             others = [name for name in factor.through if name != block.name]
             inside = f" through {', '.join(others)}" if others else ""
             lines.append(f"    evidence of {factor.observed}{inside}")
-    exact = block.encoder == "natural" and isinstance(block.flow, Identity)
-    lines.append("  exact given the latents above" if exact else f"  flow {_flow(block.flow)}")
+    if block.encoder == "natural" and isinstance(block.flow, Identity):
+        exact = block.evidence is not None and block.evidence.exact
+        how = "exact" if exact else "the Gaussian nearest to its law"
+        lines.append(f"  {how} given the latents above")
+    else:
+        lines.append(f"  flow {_flow(block.flow)}")
     return lines
 
 

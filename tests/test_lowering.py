@@ -72,6 +72,24 @@ def test_latents_of_the_same_plates_are_one_block_in_the_graphs_order() -> None:
     assert plan.num_latents == 2 + 3 * 2
 
 
+@pytest.mark.parametrize(("size", "learned"), [(2, True), (9, False)])
+def test_the_best_gaussian_of_a_long_vector_has_nothing_to_learn(size: int, learned: bool) -> None:
+    graph = PlateGraph(
+        [Plate("group"), Plate("row", within="group")],
+        [
+            Covariate("x", plates="row", event=(size,)),
+            Latent("scale", dist.HalfNormal(1.0)),
+            Latent("b", lambda scale: dist.Normal(0.0, scale), plates="group", event=(size,)),
+            Observed("y", lambda b, x: dist.Bernoulli(logits=ops.sum(b * x, -1)), plates="row"),
+        ],
+    )
+    plan = lower(graph, Family(), {"group": 5, "row": 20})
+    block = plan.block("group")
+    assert (block.num_weights > 0, block.table_width > 0) == (learned, learned)
+    said = "  the Gaussian nearest to its law given the latents above"
+    assert (said in describe_block(plan, block)) != learned
+
+
 @pytest.mark.parametrize(
     ("model", "block", "exact"),
     [
