@@ -21,6 +21,9 @@ from pavi.sizes import Members, missing_membership, plate_sizes
 if TYPE_CHECKING:
     from pavi.data import Data
 
+# Numbers of an array that are looked at together in double precision.
+_BLOCK = 2**20
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BoundData:
@@ -153,9 +156,26 @@ def standards(data: BoundData) -> dict[str, tuple[float, float]]:
         array = np.asarray(value)
         if mask is not None:
             array = array[mask]
-        scale = float(array.std(dtype=np.float64))
-        out[name] = float(array.mean(dtype=np.float64)), scale if scale > 0 else 1.0
+        mean, scale = _mean_and_scale(array.reshape(-1))
+        out[name] = mean, scale if scale > 0 else 1.0
     return out
+
+
+def _mean_and_scale(array: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation in double precision, without a copy of the array in it."""
+    count, mean, squares = 0, 0.0, 0.0
+    for start in range(0, len(array), _BLOCK):
+        part = array[start : start + _BLOCK].astype(np.float64)
+        first = float(part[0])
+        part -= first
+        own = float(part.mean())
+        part -= own
+        # Chan, Golub and LeVeque (1979): M2 <- M2 + M2_b + (m_b - m)^2 n n_b / (n + n_b)
+        away = first + own - mean
+        total = count + len(part)
+        squares += float(part @ part) + away * away * count * len(part) / total
+        mean, count = mean + away * len(part) / total, total
+    return mean, (squares / max(count, 1)) ** 0.5
 
 
 def _check_names(data: Data, graph: PlateGraph, need_outcomes: bool) -> None:

@@ -12,7 +12,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pavi import dist
+from pavi import binding, dist
 from pavi.data import BoundData, Data
 from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph
 
@@ -454,3 +454,22 @@ def test_printing_shows_sizes_owners_and_missing_values() -> None:
     assert "  plate pupil: 6 in school (3), authority (2)" in lines
     assert "  observed mark: float64[6], 1 missing" in lines
     assert repr(Data(marks(), NESTED)).startswith("Data(mark[6], budget[2]; pupil in school")
+
+
+@pytest.mark.parametrize("loc", [0.0, 1e7])
+def test_standards_are_those_of_the_whole_array(loc: float, monkeypatch: Any) -> None:
+    """Block by block, and no worse far from zero; of equal numbers the scale is 1."""
+    monkeypatch.setattr(binding, "_BLOCK", 64)
+    graph = PlateGraph(
+        [Plate("row")],
+        [
+            Latent("mu", dist.Normal(0.0, 1.0)),
+            Observed("y", lambda mu: dist.Normal(mu, 1.0), plates="row"),
+        ],
+    )
+    y = loc + np.random.default_rng(0).normal(size=1000)
+    y[::7] = np.nan
+    mean, scale = binding.standards(Data({"y": y}).bind(graph))["y"]
+    np.testing.assert_allclose((mean, scale), (np.nanmean(y), np.nanstd(y)), rtol=1e-7)
+    alike = Data({"y": np.full(500, 0.1 + loc)}).bind(graph)
+    assert binding.standards(alike)["y"] == (0.1 + loc, 1.0)
