@@ -47,8 +47,8 @@ def pavi_call(groups: int, batch: int | None, backend: str, path: bool) -> tuple
     settings = trainer._settings
     feed = Feed(trainer.plan, trainer.data, trainer._sampler, settings.dtype)
     tables = TableStore(trainer.plan, settings.dtype)
-    program = get_adapter(backend).program(trainer.plan, feed.resident, settings)
-    program.initialise(trainer.initial(), 0)
+    program = get_adapter(backend).program(trainer.plan, settings)
+    program.initialise(feed.resident, trainer.initial(), 0)
     ones = np.ones(CHUNK)
     rates = Rates(learning=LEARNING_RATE * ones, averaging=0.01 * ones, refine=ones)
     call, rows = feed.draw(0, CHUNK)

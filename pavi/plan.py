@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 
@@ -224,6 +224,15 @@ class GuidePlan:
     def block_of(self, variable: str) -> BlockPlan:
         """The block that a latent lies in."""
         return next(b for b in self.blocks if any(s.name == variable for s in b.slots))
+
+    @property
+    def as_compiled(self) -> GuidePlan:
+        """The plan as far as compiled programs know it: the same for all data of these sizes.
+
+        The standards of a deep set's inputs are part of its program.
+        """
+        deep = any(block.encoder == "deep_set" for block in self.blocks)
+        return self if deep else replace(self, standards={})
 
     @property
     def num_latents(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pavi.backends.base import Adapter, Arrays, Rates, Settings
+from pavi.backends.base import Arrays, Program, Rates, Settings
 from pavi.binding import BoundData
 from pavi.drift import Drift
 from pavi.feed import Drawn, Feed
@@ -58,13 +58,18 @@ class Run:
     Args:
         plan: the plan.
         data: the data.
-        adapter: the backend.
+        program: the plan's compiled program, which no other run has.
         sampler: draws the rows of each step; None where every step sees all of them.
         settings: what the compiled programs depend on.
         learning_rate: Adam's rate at its peak.
         seed: seed of weights, batches and noise.
         steps: number of steps, or `"auto"`.
         space: where the free tables are held; what is held in files is gone with the run.
+
+    Attributes:
+        program: the program, for another run once this one's results have been read.
+        history: the ELBO so far.
+        schedule: where it stands.
 
     Raises:
         PaviError: the free tables do not fit where they are to be held.
@@ -74,7 +79,7 @@ class Run:
         self,
         plan: GuidePlan,
         data: BoundData,
-        adapter: Adapter,
+        program: Program,
         sampler: Sampler | None,
         settings: Settings,
         learning_rate: float,
@@ -85,8 +90,9 @@ class Run:
         self._plan, self._seed = plan, seed
         self._feed = Feed(plan, data, sampler, settings.dtype)
         self._tables = TableStore(plan, settings.dtype, space)
-        self._program = adapter.program(plan, self._feed.resident, settings)
-        self._program.initialise(initial_weights(plan, seed, settings.dtype), seed)
+        self.program = program
+        weights = initial_weights(plan, seed, settings.dtype)
+        program.initialise(self._feed.resident, weights, seed)
         self._movement = Movement(plan, self._tables)
         self._drift = Drift(plan)
         self._size = self._feed.steps_per_call(CHUNK)
@@ -157,7 +163,7 @@ class Run:
         constant = self._constant is None
         if constant:
             # Averaging needs one basis, so the last change of it is before the cool-down.
-            self._program.rebase(self._rebased)
+            self.program.rebase(self._rebased)
         self._latest = self.schedule.consider(
             self.history, self._plan.num_latents, self._agreement, self._drift.travel
         )
@@ -167,12 +173,12 @@ class Run:
 
     def program_bytes(self) -> int | None:
         """Bytes that the compiled programs need, where the framework tells."""
-        return self._program.memory()
+        return self.program.memory()
 
     def fitted(self, *, averaged: bool = True) -> tuple[Arrays, Arrays]:
         """Weights and tables: averaged, or the last iterate."""
         self._settle()
-        return self._program.weights(averaged=averaged), self._tables.values(averaged=averaged)
+        return self.program.weights(averaged=averaged), self._tables.values(averaged=averaged)
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """All that another process needs to go on: JSON and arrays."""
@@ -185,7 +191,7 @@ class Run:
             "constant": list(self._constant) if self._constant else None,
         }
         parts: dict[str, Mapping[str, np.ndarray]] = {
-            "program": self._program.state(),
+            "program": self.program.state(),
             "tables": self._tables.packed,
             "history": vars(self.history),
             "movement": self._movement.state(),
@@ -204,7 +210,7 @@ class Run:
         Raises:
             KeyError: the state is not one of this run.
         """
-        self._program.restore(part_of("program:", arrays))
+        self.program.restore(part_of("program:", arrays))
         self._tables.restore(part_of("tables:", arrays))
         self._movement.restore(part_of("movement:", arrays))
         self._drift.restore(part_of("drift:", arrays))
@@ -243,7 +249,7 @@ class Run:
         self._calls += 1
         self._upcoming = self._prepare(self._calls, ready.drawn.rows, watched=not ends)
         call = ready.drawn.call
-        elbo, moved = self._program.run(call, given, rates, path=path, steps=steps)
+        elbo, moved = self.program.run(call, given, rates, path=path, steps=steps)
         self._moved = _Rows(ready.drawn.rows, moved)
         return elbo
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import signal
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
+from pavi.advancing import advance
 from pavi.backends.base import Adapter, Arrays, Settings, get_adapter
 from pavi.binding import BoundData, standards
-from pavi.checkpoint import SECONDS, Checkpoints, stop_requests
+from pavi.checkpoint import SECONDS, Checkpoints
 from pavi.data import Data
 from pavi.errors import PaviError
 from pavi.family import Family
@@ -23,16 +24,15 @@ from pavi.guide import initial_weights
 from pavi.integers import is_integer
 from pavi.lowering import lower
 from pavi.objective import Gradient
-from pavi.plan import GuidePlan
+from pavi.particles import particles
 from pavi.posterior import Posterior
-from pavi.progress import progress_bar, show_progress
+from pavi.programs import Programs
+from pavi.progress import progress_bar
 from pavi.run import Run
 from pavi.subsampling import Sampler, check_batch
 from pavi.tables import TABLE_MEMORY, TableSpace
 
 DEFAULT_LEARNING_RATE = 0.005
-# Small models are cheap: more draws a step make it quieter at hardly any cost.
-_MAX_PARTICLES, _PARTICLE_NUMBERS = 8, 50_000
 # Changes where the meaning of a run's state does.
 CHECKPOINT_FORMAT = 4
 
@@ -88,36 +88,60 @@ class Trainer:
         )
         if not (number and 0 < learning_rate < math.inf):
             raise PaviError(f"learning_rate={learning_rate!r}: expected a positive number.")
-        if not is_integer(seed, 0) or seed >= 2**63:
-            raise PaviError(f"seed={seed!r}: expected an integer between 0 and 2**63 - 1.")
-        for name, value, kind in (("graph", graph, PlateGraph), ("data", data, Data)):
-            if not isinstance(value, kind):
-                raise PaviError(
-                    f"{name}: expected a pavi.{kind.__name__}, got a {type(value).__name__}."
-                )
+        if not isinstance(graph, PlateGraph):
+            raise PaviError(f"graph: expected a pavi.PlateGraph, got a {type(graph).__name__}.")
         if batch is not None and not isinstance(batch, Mapping):
             raise PaviError(
                 f"batch={batch!r}: expected reduced sizes by plate, as in batch={{'county': 64}}."
             )
         self._space = TableSpace(table_memory)
         self._adapter = get_adapter(backend) if backend is not None else None
-        self.data: BoundData = data.bind(graph)
-        check_batch(self.data, batch or {})
+        self._graph, self._family, self._batch = graph, family or Family(), dict(batch or {})
+        self._asked = Settings(int(num_particles or 0), gradient, dtype)
+        self._learning_rate = float(learning_rate)
+        self._programs = Programs()
+        self._set(data, seed)
+
+    def _set(self, data: Data, seed: int) -> None:
+        """Takes the data, and all that depends on them."""
+        if not is_integer(seed, 0) or seed >= 2**63:
+            raise PaviError(f"seed={seed!r}: expected an integer between 0 and 2**63 - 1.")
+        if not isinstance(data, Data):
+            raise PaviError(f"data: expected a pavi.Data, got a {type(data).__name__}.")
+        self._seed, dtype = int(seed), self._asked.dtype
+        self.data: BoundData = data.bind(self._graph)
+        sizes = self.data.sizes
+        check_batch(self.data, self._batch)
         # A plate named at its full size is not subsampled.
-        batch = {p: int(n) for p, n in (batch or {}).items() if n < self.data.sizes[p]}
-        self.plan = lower(graph, family or Family(), self.data.sizes, batch, standards(self.data))
-        sampler = Sampler(self.data, batch, dtype) if batch else None
-        self._sampler = sampler
-        sizes = sampler.sizes if sampler else self.data.sizes
-        particles = int(num_particles or _particles(self.plan, sizes))
-        if self.plan.paired and particles % 2:
+        batch = {p: int(n) for p, n in self._batch.items() if n < sizes[p]}
+        self.plan = lower(self._graph, self._family, sizes, batch, standards(self.data))
+        self._sampler = Sampler(self.data, batch, dtype) if batch else None
+        sizes = self._sampler.sizes if self._sampler else sizes
+        number = self._asked.num_particles or particles(self.plan, sizes)
+        if self.plan.paired and number % 2:
             raise PaviError(
-                f"num_particles={particles}: the free rows of long vectors need pairs of draws. "
-                f"Give an even number, such as {particles + 1}."
+                f"num_particles={number}: the free rows of long vectors need pairs of draws. "
+                f"Give an even number, such as {number + 1}."
             )
-        self._settings = Settings(particles, gradient, dtype)
-        self._expected = expect(self.plan, self.data, sizes, particles, dtype, self._space)
-        self._learning_rate, self._seed = float(learning_rate), int(seed)
+        self._settings = replace(self._asked, num_particles=number)
+        self._expected = expect(self.plan, self.data, sizes, number, dtype, self._space)
+
+    def on(self, data: Data, *, seed: int = 0) -> Trainer:
+        """A trainer of the same options on other data.
+
+        It gives the posterior that a trainer of its own would. Where the data have the sizes of
+        those before, it runs the programs that were compiled for these.
+
+        Args:
+            data: other data of the same graph.
+            seed: seed of weights, batches and noise.
+
+        Raises:
+            PaviError: data that do not fit the graph.
+        """
+        other = copy.copy(self)
+        other._set(data, seed)
+        return other
 
     def initial(self) -> Arrays:
         """Weights before the first step."""
@@ -167,10 +191,11 @@ class Trainer:
                 run.restore(*found)
                 found = None  # a mapped file has its place on the disk until it is let go of
             with progress_bar(run.schedule.expected, progress) as bar:
-                _advance(run, bar, kept)
+                advance(run, bar, kept)
         finally:
             run.close()
         weights, tables = run.fitted()
+        self._programs.give_back(self.plan, self._settings, run.program)
         return Posterior(
             plan=self.plan,
             data=self.data,
@@ -225,7 +250,7 @@ class Trainer:
         return Run(
             self.plan,
             self.data,
-            self._present_adapter(),
+            self._programs.taken(self._present_adapter(), self.plan, self._settings),
             self._sampler,
             self._settings,
             self._learning_rate,
@@ -253,25 +278,6 @@ class Trainer:
             "backend": self._present_adapter().name,
             "format": CHECKPOINT_FORMAT,
         }
-
-
-def _advance(run: Run, bar: Any, kept: Checkpoints | None) -> None:
-    """Takes a run to its end, or to a signal that asks it to stop, which is obeyed after a save."""
-    bar.update(int(run.history.step[-1]) if len(run.history.step) else 0)
-    bar.set_description("compiling")
-    with stop_requests(enabled=kept is not None) as received:
-        while not run.finished and not received:
-            count = run.advance(lambda: bool(received or (kept and kept.due())))
-            if count:
-                show_progress(bar, run.history, run.schedule, count)
-            if kept and (kept.due() or received):
-                kept.save(run.taken, *run.state())
-    if received:
-        signal.raise_signal(received[0])
-        # A handler that returns does not make half a fit a whole one.
-        if received[0] == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + received[0])
 
 
 @overload
@@ -381,14 +387,3 @@ def fit(
     if dry_run:
         return trainer.forecast(steps, checkpoint=checkpoint)
     return trainer.fit(steps, progress=progress, checkpoint=checkpoint, resume=resume)
-
-
-def _particles(plan: GuidePlan, sizes: Mapping[str, int]) -> int:
-    """Draws a step: as many as keep it small, by the numbers that one of them takes."""
-    variables = (*plan.graph.latents, *plan.graph.observed)
-    numbers = sum(math.prod((*(sizes[p] for p in v.plates), *v.event)) for v in variables)
-    # A dense precision of each copy, which is most of the work where vectors are long.
-    dense = (block for block in plan.blocks if not block.elementwise)
-    numbers += sum(math.prod(sizes[p] for p in b.axes) * b.dimension**2 for b in dense)
-    step = 2 if plan.paired else 1
-    return step * int(np.clip(_PARTICLE_NUMBERS // (step * numbers), 1, _MAX_PARTICLES // step))

@@ -52,10 +52,19 @@ class Rates(NamedTuple):
 
 
 class Program(Protocol):
-    """A plan compiled for training: many steps in one call, data passed as arguments."""
+    """A plan compiled for training: many steps in one call, data passed as arguments.
 
-    def initialise(self, weights: Arrays, seed: int) -> None:
-        """Sets the weights and the random state; the optimizer starts at rest."""
+    It serves one run after another, of the same plan on other data too.
+    """
+
+    def initialise(self, resident: Batch, weights: Arrays, seed: int) -> None:
+        """Begins a run: its data, its weights, its random state; the optimizer starts at rest.
+
+        Args:
+            resident: the part of the batch that all steps share.
+            weights: the shared weights.
+            seed: seed of the noise.
+        """
 
     def run(
         self,
@@ -132,8 +141,8 @@ class Adapter(Protocol):
 
     name: str
 
-    def program(self, plan: GuidePlan, resident: Batch, settings: Settings) -> Program:
-        """Compiles training; `resident` is the part of the batch that all steps share."""
+    def program(self, plan: GuidePlan, settings: Settings) -> Program:
+        """Compiles training, at its first steps."""
 
     def functions(self, plan: GuidePlan, dtype: str) -> Functions:
         """Compiles sampling and evaluation."""

@@ -28,10 +28,10 @@ class Training:
         self.p, self._tables = p, TableStore(p.plan, settings.dtype)
         sampler = Sampler(p.bound, batch, settings.dtype) if batch else None
         self.feed = Feed(p.plan, p.bound, sampler, settings.dtype)
-        self.program: Program = get_adapter(backend).program(p.plan, self.feed.resident, settings)
+        self.program: Program = get_adapter(backend).program(p.plan, settings)
 
     def initialise(self, weights: Arrays, tables: Arrays, seed: int) -> None:
-        self.program.initialise(weights, seed)
+        self.program.initialise(self.feed.resident, weights, seed)
         for name, packed in self._tables.packed.items():
             width = tables[name].shape[1]
             packed[:] = 0.0
@@ -85,7 +85,7 @@ def assert_same(first: Any, second: Any) -> None:
 
 def test_run_comes_after_initialise(backend: str) -> None:
     p = problem(CASE, "float32")
-    program = get_adapter(backend).program(p.plan, p.batch, Settings(1, "path", "float32"))
+    program = get_adapter(backend).program(p.plan, Settings(1, "path", "float32"))
     with pytest.raises(RuntimeError, match="initialise"):
         program.run(None, {}, rates(), path=True)
     with pytest.raises(RuntimeError, match="initialise"):

@@ -36,20 +36,20 @@ class JaxState(NamedTuple):
 class JaxProgram:
     """A plan compiled for training; see `backends.base.Program`."""
 
-    def __init__(self, plan: GuidePlan, resident: Batch, settings: Settings) -> None:
+    def __init__(self, plan: GuidePlan, settings: Settings) -> None:
         self._plan, self._settings = plan, settings
         self._optimizer = optax.scale_by_adam(b1=FIRST_DECAY, b2=SECOND_DECAY)
-        with precision(settings.dtype):
-            self._resident = jax.tree.map(jnp.asarray, resident)
         self._jitted = {
             path: compiled(partial(self._steps, path), donate_argnums=0) for path in (False, True)
         }
         self._executables: dict[Any, Future[Any]] = {}
+        self._resident: Batch | None = None
         self._state: JaxState | None = None
 
-    def initialise(self, weights: Arrays, seed: int) -> None:
-        """Sets the weights and the random state; the optimizer starts at rest."""
+    def initialise(self, resident: Batch, weights: Arrays, seed: int) -> None:
+        """Begins a run; see `backends.base.Program`."""
         with precision(self._settings.dtype):
+            self._resident = jax.tree.map(jnp.asarray, resident)
             self._state = JaxState(
                 *self._at_rest(weights),
                 # XLA's own generator: a fraction of the default one's code and time.

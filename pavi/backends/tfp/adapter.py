@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakValueDictionary
+
 from pavi.backends.base import Arrays, Functions, HostObjects, Program, Settings
 from pavi.backends.tfp.functions import TensorFlowFunctions
 from pavi.backends.tfp.guide import make_surrogate
@@ -16,11 +18,21 @@ class TFPAdapter:
 
     name = "tfp"
 
-    def program(self, plan: GuidePlan, resident: Batch, settings: Settings) -> Program:
-        return TensorFlowProgram(plan, resident, settings)
+    def __init__(self) -> None:
+        # Posteriors of one plan share what was compiled, as long as one of them lives.
+        self._functions: WeakValueDictionary[tuple[GuidePlan, str], TensorFlowFunctions] = (
+            WeakValueDictionary()
+        )
+
+    def program(self, plan: GuidePlan, settings: Settings) -> Program:
+        return TensorFlowProgram(plan, settings)
 
     def functions(self, plan: GuidePlan, dtype: str) -> Functions:
-        return TensorFlowFunctions(plan, dtype)
+        key = (plan.as_compiled, dtype)
+        found = self._functions.get(key)
+        if found is None:
+            found = self._functions[key] = TensorFlowFunctions(plan, dtype)
+        return found
 
     def host(self, plan: GuidePlan, weights: Arrays, tables: Arrays, batch: Batch) -> HostObjects:
         model = make_joint_distribution(plan.graph, batch)

@@ -36,23 +36,24 @@ class TensorFlowState(NamedTuple):
 class TensorFlowProgram:
     """A plan compiled for training; see `backends.base.Program`."""
 
-    def __init__(self, plan: GuidePlan, resident: Batch, settings: Settings) -> None:
+    def __init__(self, plan: GuidePlan, settings: Settings) -> None:
         self._plan, self._settings = plan, settings
         # optax.scale_by_adam, to the last constant
         self._optimizer = tf_keras.optimizers.Adam(
             beta_1=FIRST_DECAY, beta_2=SECOND_DECAY, epsilon=EPSILON, jit_compile=False
         )
-        self._resident = tf.nest.map_structure(tf.convert_to_tensor, resident)
         self._run = {path: compiled(partial(self._steps, path)) for path in (False, True)}
         self._shapes = {
             f"{block.name}/{name}": spec.shape
             for block in plan.blocks
             for name, spec in block.parameters
         }
+        self._resident: Batch | None = None
         self._state: TensorFlowState | None = None
 
-    def initialise(self, weights: Arrays, seed: int) -> None:
-        """Sets the weights and the random state; the optimizer starts at rest."""
+    def initialise(self, resident: Batch, weights: Arrays, seed: int) -> None:
+        """Begins a run; see `backends.base.Program`."""
+        self._resident = tf.nest.map_structure(tf.convert_to_tensor, resident)
         flat = self._flat(weights)
         start = TensorFlowState(flat, flat, seed=np.int64(seed), step=np.int64(0))
         if self._state is None:
