@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pavi import dist, ops, plot
+    from pavi.calibrating import calibrate
+    from pavi.calibration import Calibration
     from pavi.data import Data
     from pavi.errors import (
         BackendError,
@@ -41,6 +43,8 @@ __all__ = [
     "fit",
     "Posterior",
     "load",
+    "calibrate",
+    "Calibration",
     "PaviError",
     "GraphError",
     "DataError",
@@ -67,6 +71,8 @@ _HOMES = {
     "fit": "pavi.trainer",
     "Posterior": "pavi.posterior",
     "load": "pavi.loading",
+    "calibrate": "pavi.calibrating",
+    "Calibration": "pavi.calibration",
     "PaviError": "pavi.errors",
     "GraphError": "pavi.errors",
     "DataError": "pavi.errors",

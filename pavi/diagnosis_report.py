@@ -42,6 +42,11 @@ class Finding(NamedTuple):
     text: str
     remedy: str = ""
 
+    def lines(self) -> list[str]:
+        """The finding as it stands in a report."""
+        lines = [wrapped(f"  {_MARKS[self.passed]}  {self.subject}: {self.text}")]
+        return [*lines, wrapped(f"      -> {self.remedy}")] if self.remedy else lines
+
 
 def findings(diagnosis: Diagnosis) -> tuple[Finding, ...]:
     """All findings, those about the fit first."""
@@ -58,10 +63,7 @@ def written(diagnosis: Diagnosis) -> str:
     """The report."""
     size, draws = f"{diagnosis.num_latents:,} latents", f"{diagnosis.num_samples:,} draws"
     lines = [f"Diagnosis of {size}, from {draws}; k-hat is to be at most {diagnosis.threshold:.2f}"]
-    for finding in diagnosis.findings:
-        lines.append(_wrapped(f"  {_MARKS[finding.passed]}  {finding.subject}: {finding.text}"))
-        if finding.remedy:
-            lines.append(_wrapped(f"      -> {finding.remedy}"))
+    lines += [line for finding in diagnosis.findings for line in finding.lines()]
     wrong = sum(finding.passed is False for finding in diagnosis.findings)
     lines.append(
         "Nothing speaks against this posterior as an answer to the model; whether the model is "
@@ -71,11 +73,12 @@ def written(diagnosis: Diagnosis) -> str:
     )
     if any(finding.passed is None for finding in diagnosis.findings):
         lines[-1] += " What is marked -- was not looked at."
-    lines[-1] = _wrapped(lines[-1], indent="")
+    lines[-1] = wrapped(lines[-1], indent="")
     return "\n".join(lines)
 
 
-def _wrapped(text: str, indent: str = " " * 6) -> str:
+def wrapped(text: str, indent: str = " " * 6) -> str:
+    """Text in lines of a report's width."""
     return fill(text, _WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 

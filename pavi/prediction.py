@@ -14,24 +14,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pavi import elements
+from pavi.ancestral import copies_of, drawn_given
 from pavi.backends.base import Arrays
 from pavi.batch import Batch
 from pavi.binding import BoundData
 from pavi.data import Data
 from pavi.dist.bounded import Flat
-from pavi.dist.draws import draw, noise_width
 from pavi.errors import DataError, did_you_mean
 from pavi.fitted import Fitted, check_draws
 from pavi.graph import PlateGraph, Random
 from pavi.matching import Relation, known_elements
-from pavi.model import evaluate_spec
 from pavi.noise import Noise
 from pavi.subsampling import full_batch
 
 Places = dict[str, np.ndarray]
-
-# What is drawn as an integer must fit into one.
-_LARGEST_COUNT = 2.0**62
 
 
 class Request(NamedTuple):
@@ -43,14 +39,6 @@ class Request(NamedTuple):
     latents: Mapping[str, Any] | None = None
     variables: Sequence[str] | None = None
     seed: int = 0
-
-
-class _Copies(NamedTuple):
-    """Copies of a variable, to draw noise for; a `noise.Source`."""
-
-    name: str
-    axes: tuple[str, ...]
-    dimension: int
 
 
 def predict(fitted: Fitted, request: Request) -> Arrays:
@@ -65,7 +53,7 @@ def predict(fitted: Fitted, request: Request) -> Arrays:
         _check_proper(graph, latent, places)
     drawn += [v for v in graph.observed if v.name in names]
     _check_parents(graph, data, drawn)
-    copies = {v.name: _copies(graph, v) for v in drawn}
+    copies = {v.name: copies_of(graph, v, "prediction") for v in drawn}
     numbers = sum(c.dimension * prod(data.sizes[p] for p in c.axes) for c in copies.values())
     numbers += sum(prod((*(data.sizes[p] for p in v.plates), *v.event)) for v in graph.latents)
     check_draws(request.num_samples, request.seed)
@@ -79,7 +67,8 @@ def predict(fitted: Fitted, request: Request) -> Arrays:
         for variable in (v for v in graph.variables.values() if isinstance(v, Random)):
             name = variable.name
             if name in copies:
-                value = _one(graph, variable, values, known, eps[copies[name].name])
+                own = eps[copies[name].name]
+                value = drawn_given(graph, variable, values, known, own, "predict")
                 if variable.kind == "latent":
                     values[name] = np.where(unseen[name], value, values[name])
                 else:
@@ -92,26 +81,6 @@ def predict(fitted: Fitted, request: Request) -> Arrays:
                 out[name][start : start + count] = value
         start += count
     return {name: out[name] for name in names}
-
-
-def _one(
-    graph: PlateGraph, variable: Random, values: Arrays, batch: Batch, noise: np.ndarray
-) -> np.ndarray:
-    """Draws of one variable given its parents, `[S, *plates, *event]`."""
-    plates = len(variable.plates)
-    with np.errstate(over="ignore"):  # what is not finite is told below
-        spec = evaluate_spec(graph, variable.name, values, batch, lead=1)
-        shape = (*noise.shape[: 1 + plates], *variable.event, noise_width(spec))
-        value = draw(spec, noise.reshape(shape))
-    wrong = ~(np.abs(value) < (_LARGEST_COUNT if spec.discrete else np.inf))
-    if wrong.any():
-        sample, *where = (int(i) for i in np.argwhere(wrong)[0])
-        raise DataError(
-            f"predict: draw {sample} of {variable.place} is {value[(sample, *where)]} at element "
-            f"{tuple(where)}: {type(spec).__name__} has a parameter there that is not finite or "
-            f"beyond all counts, as where exp overflows. Give the latents above it tighter priors."
-        )
-    return value
 
 
 def _names(graph: PlateGraph, variables: Sequence[str] | None) -> list[str]:
@@ -181,11 +150,6 @@ def _check_parents(graph: PlateGraph, data: BoundData, drawn: Sequence[Random]) 
                     f"data have no values {graph.variables[parent].axes}. Add them, or predict "
                     f"both: variables=[{parent!r}, {variable.name!r}]."
                 )
-
-
-def _copies(graph: PlateGraph, variable: Random) -> _Copies:
-    width = noise_width(graph.probe[variable.name])
-    return _Copies(f"prediction of {variable.name}", variable.plates, prod(variable.event) * width)
 
 
 def _latents(

@@ -9,9 +9,9 @@ from tqdm import tqdm
 from pavi.schedule import History, Schedule
 
 
-def progress_bar(total: int | None, progress: bool) -> Any:
-    """A bar of steps, of which the number may not be known yet."""
-    return tqdm(total=total, disable=not progress, unit=" steps", dynamic_ncols=True)
+def progress_bar(total: int | None, progress: bool, *, unit: str = "steps") -> Any:
+    """A bar of steps, of which the number may not be known yet, or of other units."""
+    return tqdm(total=total, disable=not progress, unit=f" {unit}", dynamic_ncols=True)
 
 
 def show_progress(bar: Any, history: History, schedule: Schedule, count: int) -> None:

@@ -33,6 +33,8 @@ class Envelope:
         uniform: that share where ranks are uniform.
         lower: least share within the envelope.
         upper: largest share within the envelope.
+        least: for the simulated sets of uniform ranks, in order, how far out in the tails each goes
+            at its worst place: the smallest two-sided binomial probability of its counts.
     """
 
     num_ranks: int
@@ -43,6 +45,7 @@ class Envelope:
     uniform: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
+    least: np.ndarray
 
     def ecdf(self, ranks: np.ndarray) -> np.ndarray:
         """Share of the ranks below each place, `[points]`.
@@ -68,6 +71,18 @@ class Envelope:
         """Whether the ranks keep to the envelope everywhere."""
         share = self.ecdf(ranks)
         return bool(((self.lower <= share) & (share <= self.upper)).all())
+
+    def p_value(self, ranks: np.ndarray) -> float:
+        """Probability, at most, that uniform ranks go as far out in the tails at some place.
+
+        By the simulated sets; where none of them goes as far, by Bonferroni's bound over places.
+        """
+        counts = np.rint(self.ecdf(ranks) * self.num_ranks).astype(np.int64)
+        level = _levels(self.num_ranks, self.uniform)[np.arange(len(counts)), counts].min()
+        further = int(np.searchsorted(self.least, level * (1.0 + 1e-9), side="right"))
+        # P(any of the levels <= a) <= sum_j P(level_j <= a) <= points * a
+        bound = len(counts) * level
+        return float(min((1 + further) / (1 + len(self.least)), max(bound, 0.0)))
 
 
 def ecdf_envelope(num_ranks: int, num_draws: int, probability: float = 0.95) -> Envelope:
@@ -114,6 +129,7 @@ def ecdf_envelope(num_ranks: int, num_draws: int, probability: float = 0.95) -> 
         uniform=uniform,
         lower=within.argmax(axis=1) / num_ranks,
         upper=(num_ranks - within[:, ::-1].argmax(axis=1)) / num_ranks,
+        least=np.sort(least),
     )
 
 
