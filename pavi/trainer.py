@@ -195,7 +195,7 @@ class Trainer:
         finally:
             run.close()
         weights, tables = run.fitted()
-        self._programs.give_back(self.plan, self._settings, run.program)
+        self._programs.give_back(adapter, self.plan, self._settings, run.program)
         return Posterior(
             plan=self.plan,
             data=self.data,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import bdtr
+from scipy.special import bdtr, bdtrc
 
 from pavi.errors import DataError
 from pavi.integers import is_integer
@@ -82,7 +82,7 @@ class Envelope:
         further = int(np.searchsorted(self.least, level * (1.0 + 1e-9), side="right"))
         # P(any of the levels <= a) <= sum_j P(level_j <= a) <= points * a
         bound = len(counts) * level
-        return float(min((1 + further) / (1 + len(self.least)), max(bound, 0.0)))
+        return float(min((1 + further) / (1 + len(self.least)), bound))
 
 
 def ecdf_envelope(num_ranks: int, num_draws: int, probability: float = 0.95) -> Envelope:
@@ -136,6 +136,7 @@ def ecdf_envelope(num_ranks: int, num_draws: int, probability: float = 0.95) -> 
 def _levels(num_ranks: int, uniform: np.ndarray) -> np.ndarray:
     """How far in the tails each count is, `[points, num_ranks + 1]`: 1 in the middle, 0 far out."""
     # 2 min(P(X <= c), P(X >= c)),  X ~ Binomial(N, z)
-    at_most = bdtr(np.arange(num_ranks + 1.0), num_ranks, uniform[:, None])
-    at_least = 1.0 - np.pad(at_most[:, :-1], ((0, 0), (1, 0)))
+    count = np.arange(num_ranks + 1.0)
+    at_most = bdtr(count, num_ranks, uniform[:, None])
+    at_least = bdtrc(count - 1.0, num_ranks, uniform[:, None])
     return 2.0 * np.minimum(at_most, at_least)
