@@ -358,8 +358,9 @@ def short(request: pytest.FixtureRequest) -> tuple[str, Calibration]:
         members=MEMBERS,
         family=Family(flow="none"),
         num_particles=1,
+        gradient="path",
         steps=FEW_STEPS,
-        datasets=40,
+        datasets=30,
         draws=199,
         progress=False,
     )
@@ -385,6 +386,7 @@ def test_a_refit_is_a_fresh_fit(short: tuple[str, Calibration]) -> None:
         backend=backend,
         family=Family(flow="none"),
         num_particles=1,
+        gradient="path",
         steps=FEW_STEPS,
         seed=of_fit,
         progress=False,
