@@ -17,7 +17,7 @@ from pavi.objective import Gradient
 from pavi.posterior import Posterior
 from pavi.progress import progress_bar
 from pavi.ranks import ranked
-from pavi.simulation import design
+from pavi.simulation import Seeds, design, seeds
 from pavi.trainer import DEFAULT_LEARNING_RATE, Trainer
 
 # With fewer data sets an envelope holds nearly anything.
@@ -105,7 +105,7 @@ def calibrate(
     # What is wrong is told before anything is compiled.
     first = Trainer(
         graph,
-        made.simulate(_seeds(seed, 0)[0])[1],
+        made.simulate(seeds(seed, 0).data)[1],
         backend=backend,
         family=family,
         batch=batch,
@@ -116,15 +116,16 @@ def calibrate(
     )
 
     def one(place: int) -> _One:
-        of_data, of_fit, of_draws, of_ranks = _seeds(seed, place)
-        truth, data = made.simulate(of_data)
-        posterior = first.on(data, seed=of_fit).fit(steps, progress=False)
-        return _ranked(posterior, truth, draws, of_draws, np.random.default_rng(of_ranks))
+        own = seeds(seed, place)
+        truth, data = made.simulate(own.data)
+        posterior = first.on(data, seed=own.fit).fit(steps, progress=False)
+        return _ranked(posterior, truth, draws, own)
 
     found = _all(one, datasets, workers, progress)
     names = [latent.name for latent in graph.latents]
     return Calibration(
         design=made,
+        seed=int(seed),
         num_draws=int(draws),
         probability=float(probability),
         all_ranks={name: np.stack([each.ranks[name] for each in found]) for name in names},
@@ -158,12 +159,6 @@ def _check(
         raise PaviError(f"workers={workers!r}: expected a positive integer.")
 
 
-def _seeds(seed: int, place: int) -> list[int]:
-    """Seeds of one data set: of its values, its fit, its draws, its ranks."""
-    words = np.random.SeedSequence((int(seed), place)).generate_state(4, np.uint64)
-    return [int(word >> np.uint64(1)) for word in words]
-
-
 def _all(one: Callable[[int], _One], datasets: int, workers: int, progress: bool) -> list[_One]:
     """The results of all data sets, in order."""
     with progress_bar(datasets, progress, unit="data sets") as bar:
@@ -188,11 +183,10 @@ def _ranked(
     posterior: Posterior,
     truth: Mapping[str, np.ndarray],
     num_draws: int,
-    seed: int,
-    rng: np.random.Generator,
+    seeds: Seeds,
 ) -> _One:
     """Ranks of the truth among draws of a posterior, and the copy of each latent to test."""
-    draws = posterior.sample(num_draws, seed=seed)
+    draws, rng = posterior.sample(num_draws, seed=seeds.draws), np.random.default_rng(seeds.ranks)
     ranks, fixed, copies = {}, {}, {}
     for latent in posterior.graph.latents:
         name, plates = latent.name, tuple(range(len(latent.plates)))

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from pavi.calibration_report import written
+from pavi.data import Data
 from pavi.diagnosis_report import Finding
 from pavi.errors import PaviError
 from pavi.graph import Latent
 from pavi.ranks import Estimate, bias, covered, holm, rate, width
-from pavi.simulation import Design
+from pavi.simulation import Design, seeds
 from pavi.uniformity import Envelope, ecdf_envelope
 
 INTERVALS = (0.5, 0.9)
@@ -72,6 +73,7 @@ class Calibration:
 
     Attributes:
         design: what the data sets had in common.
+        seed: the seed that was given.
         num_draws: posterior draws that each truth is ranked among.
         probability: of the envelopes, and that all of a calibrated model's quantities pass.
         all_ranks: rank of every copy of each latent, `{name: [data sets, *plates, *event]}`.
@@ -84,6 +86,7 @@ class Calibration:
     """
 
     design: Design
+    seed: int
     num_draws: int
     probability: float
     all_ranks: Mapping[str, np.ndarray]
@@ -98,6 +101,10 @@ class Calibration:
     def num_datasets(self) -> int:
         """Number of simulated data sets."""
         return len(self.converged)
+
+    def dataset(self, place: int) -> tuple[dict[str, np.ndarray], Data]:
+        """One of the data sets again: its latents `{name: [*plates, *event]}`, and the data."""
+        return self.design.simulate(seeds(self.seed, place).data)
 
     @cached_property
     def envelope(self) -> Envelope:

@@ -79,7 +79,10 @@ def _wrong(calibration: Calibration) -> Iterator[Finding]:
     for quantity in calibration.quantities:
         if quantity.adjusted <= 1.0 - calibration.probability:
             text = f"{how_off(quantity)}; p {quantity.p:.2g}, {quantity.adjusted:.2g} adjusted."
-            remedy = "a richer Family, more steps, or smaller groups less alone; see diagnose()."
+            remedy = (
+                "fit some of these data, as calibration.dataset(0) gives them, and see what "
+                "diagnose() says of the posteriors; a richer Family may hold more shapes."
+            )
             yield Finding(quantity.name, False, text, remedy)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import gcd
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,6 +89,21 @@ class Design:
 
     def _shape(self, covariate: Covariate) -> tuple[int, ...]:
         return (*(self.sizes[plate] for plate in covariate.plates), *covariate.event)
+
+
+class Seeds(NamedTuple):
+    """Seeds of one data set: of its values, its fit, its posterior's draws, its ranks."""
+
+    data: int
+    fit: int
+    draws: int
+    ranks: int
+
+
+def seeds(seed: int, place: int) -> Seeds:
+    """The seeds of the data set at a place, whatever the others are."""
+    words = np.random.SeedSequence((int(seed), int(place))).generate_state(4, np.uint64)
+    return Seeds(*(int(word >> np.uint64(1)) for word in words))
 
 
 def design(
