@@ -2,8 +2,10 @@
 
     python benchmarks/calibration.py --backend numpyro
     python benchmarks/calibration.py --models logistic lkj --datasets 500 --reports
+    python benchmarks/calibration.py --models lkj --family mean_field
 
-Models with ragged groups, of 1 to 12 rows each; the posterior is what `pavi.fit` gives by default.
+Models with ragged groups, of 1 to 12 rows each; the posterior is what `pavi.fit` gives by default,
+or with a family that is too small for the model, which is to be found out.
 "Uniform" says whether the ranks of all quantities of a model together are uniform at the 5 % level
 (p-values of the simultaneous ECDF test, adjusted by Holm's method), "outside" how many quantities
 leave the 95 % envelope by themselves. Coverage is that of 90 % intervals: the least and the most of
@@ -136,6 +138,13 @@ MODELS: dict[str, Callable[[], Model]] = {
 }
 
 
+FAMILIES = {
+    "default": pavi.Family(),
+    "mean_field": pavi.Family(structure="mean_field"),
+    "encoder": pavi.Family(encoding="encoder"),
+}
+
+
 def calibrated(name: str, backend: str, args: argparse.Namespace) -> pavi.Calibration:
     """One model's calibration."""
     model = MODELS[name]()
@@ -145,6 +154,7 @@ def calibrated(name: str, backend: str, args: argparse.Namespace) -> pavi.Calibr
         members=MEMBERS,
         covariates=model.covariates,
         backend=backend,
+        family=FAMILIES[args.family],
         datasets=args.datasets,
         draws=args.draws,
         steps=args.steps,
@@ -154,11 +164,14 @@ def calibrated(name: str, backend: str, args: argparse.Namespace) -> pavi.Calibr
     )
 
 
-def record(name: str, backend: str, found: pavi.Calibration, seconds: float) -> dict[str, Any]:
+def record(
+    name: str, backend: str, family: str, found: pavi.Calibration, seconds: float
+) -> dict[str, Any]:
     """What is kept of a calibration."""
     return {
         "model": name,
         "backend": backend,
+        "family": family,
         "datasets": found.num_datasets,
         "draws": found.num_draws,
         "uniform": found.uniform,
@@ -206,6 +219,7 @@ def main() -> None:
     )
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--backend", nargs="+", default=list(BACKENDS), choices=BACKENDS)
+    parser.add_argument("--family", default="default", choices=list(FAMILIES))
     parser.add_argument("--datasets", type=int, default=200)
     parser.add_argument("--draws", type=int, default=999)
     parser.add_argument("--steps", default="auto", type=lambda s: s if s == "auto" else int(s))
@@ -224,7 +238,7 @@ def main() -> None:
         for backend in args.backend:
             start = time.perf_counter()
             found = calibrated(name, backend, args)
-            row = record(name, backend, found, time.perf_counter() - start)
+            row = record(name, backend, args.family, found, time.perf_counter() - start)
             print(line(row), flush=True)
             if args.reports:
                 print(found, flush=True)
