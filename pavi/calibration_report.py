@@ -49,10 +49,15 @@ def _fits(calibration: Calibration) -> Finding:
     if bad:
         remedy = "look at the scale of the priors: draws of them give data that no fit stands."
         return Finding("fits", False, f"{text}; {bad:,} have draws that are not finite.", remedy)
-    if count - settled > UNSETTLED * count:
+    if not _settled(calibration):
         remedy = "steps='auto' or more steps; what follows is of fits under way."
         return Finding("fits", False, f"{text}.", remedy)
     return Finding("fits", True, f"{text}.")
+
+
+def _settled(calibration: Calibration) -> bool:
+    """Whether nearly all fits converged."""
+    return bool((~calibration.converged).mean() <= UNSETTLED)
 
 
 def _uniform(calibration: Calibration) -> Finding:
@@ -67,11 +72,15 @@ def _uniform(calibration: Calibration) -> Finding:
     )
     if outside:
         of_itself = ", ".join(outside[:6]) + (" ..." if len(outside) > 6 else "")
-        text += (
-            f" By itself {len(outside)} leave{'s' if len(outside) == 1 else ''} the "
-            f"{100 * calibration.probability:g} % envelope ({of_itself})."
-        )
-    return Finding("ranks", calibration.uniform, text)
+        text += f" Outside of the envelope of one quantity: {of_itself}."
+    if calibration.uniform:
+        return Finding("ranks", True, text)
+    remedy = (
+        "fit some of these data, as calibration.dataset(0) gives them, and see what diagnose() "
+        "says of the posteriors; a richer Family may hold more shapes."
+    )
+    settled = _settled(calibration)
+    return Finding("ranks", False, text, remedy if settled else "let the fits converge first.")
 
 
 def _wrong(calibration: Calibration) -> Iterator[Finding]:
@@ -79,11 +88,7 @@ def _wrong(calibration: Calibration) -> Iterator[Finding]:
     for quantity in calibration.quantities:
         if quantity.adjusted <= 1.0 - calibration.probability:
             text = f"{how_off(quantity)}; p {quantity.p:.2g}, {quantity.adjusted:.2g} adjusted."
-            remedy = (
-                "fit some of these data, as calibration.dataset(0) gives them, and see what "
-                "diagnose() says of the posteriors; a richer Family may hold more shapes."
-            )
-            yield Finding(quantity.name, False, text, remedy)
+            yield Finding(quantity.name, False, text)
 
 
 def how_off(quantity: Quantity) -> str:
@@ -106,13 +111,13 @@ def _table(calibration: Calibration) -> Iterator[str]:
     shown = [q for q in calibration.quantities if q in chosen]
     names = max(len(quantity.name) for quantity in shown)
     yield (
-        f"      {'':{names}s}      p  {'bias in sd':>14s}  {'width':>12s}  {'50 % cover':>12s}  "
-        f"{'90 % cover':>12s}"
+        f"      {'':{names}s}  {'p':>7s}  {'bias in sd':>14s}  {'width':>12s}  "
+        f"{'50 % cover':>12s}  {'90 % cover':>12s}"
     )
     for quantity in shown:
         half, most = quantity.coverage[0.5], quantity.coverage[0.9]
         yield (
-            f"      {quantity.name:{names}s}  {quantity.p:5.2g}  {quantity.bias!s:>14s}  "
+            f"      {quantity.name:{names}s}  {quantity.p:7.2g}  {quantity.bias!s:>14s}  "
             f"{quantity.width!s:>12s}  {half!s:>12s}  {most!s:>12s}"
         )
     if len(shown) < len(calibration.quantities):
