@@ -158,7 +158,8 @@ def calibrated(name: str, backend: str, args: argparse.Namespace) -> pavi.Calibr
         datasets=args.datasets,
         draws=args.draws,
         steps=args.steps,
-        seed=args.seed,
+        # Latents of one name would have the same draws, and one chance be seen in all models.
+        seed=args.seed + 1000 * list(MODELS).index(name),
         workers=args.workers,
         progress=False,
     )
