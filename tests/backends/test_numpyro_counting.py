@@ -99,6 +99,10 @@ def paired() -> None:
         numpyro.sample("y", npd.Normal(t[home(rows)] - t[away(rows)], 1.0), obs=Y)
 
 
+def test_two_indices_of_one_form_are_two() -> None:
+    assert_same_density(paired, {"t": jnp.array([0.3, 1.2, -0.7])})
+
+
 def masked_latent() -> None:
     with handlers.mask(mask=False):
         t = numpyro.sample("t", npd.Normal(0.0, 1.0))
@@ -141,7 +145,6 @@ def other_law() -> None:
 
 
 REFUSED = {
-    "two indices of one form": (paired, r"site 'y' .*no membership"),
     "a masked latent": (masked_latent, r"site 't' .* log density is masked"),
     "a mask by latents": (masked_by_latents, r"site 'y' .* mask depends on latents"),
     "a scale by latents": (scaled_by_latents, r"site 'y' is scaled by latents"),
