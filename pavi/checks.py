@@ -50,6 +50,13 @@ def check_finite(covariate: Covariate, value: np.ndarray, part: Part | None = No
             )
 
 
+def nan_places(value: np.ndarray) -> str:
+    """Where an array is no number, in words; empty where it is nowhere."""
+    missing = np.argwhere(np.isnan(value) if value.dtype.kind == "f" else False)
+    first = [tuple(map(int, place)) for place in missing[:3]]
+    return f"NaN in {len(missing)} places, the first of which are {first}" if len(missing) else ""
+
+
 def fill_missing(
     graph: PlateGraph, observed: Observed, value: np.ndarray, *, need_outcomes: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:

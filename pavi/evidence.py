@@ -53,12 +53,15 @@ class Groups:
 
     def dimension(self, name: str) -> int:
         """Unconstrained dimensions of all copies of a block."""
-        copies = prod(self.sizes[plate] for plate in self.plates(name))
-        return copies * slots(self.graph, self.latents[name])[-1].stop
+        return prod(self.sizes[plate] for plate in self.plates(name)) * self.size(name)
+
+    def size(self, name: str) -> int:
+        """Unconstrained dimensions of one copy of a block."""
+        return slots(self.graph, self.latents[name])[-1].stop
 
     def long(self, name: str) -> bool:
         """Whether the vector of one copy of a block is too long for a precision matrix."""
-        return slots(self.graph, self.latents[name])[-1].stop > DENSE_LIMIT
+        return self.size(name) > DENSE_LIMIT
 
     def below(self, observed: str, later: frozenset[str]) -> frozenset[str]:
         """Blocks among `later` that an observed variable depends on, through latents of `later`."""

@@ -8,8 +8,7 @@ Gaussian approximation revisited*, Neural Computation 21, 2009, eq. 16 to 18).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,20 +23,28 @@ Array = Any
 _NODES, _SHARES = np.polynomial.hermite_e.hermegauss(5)
 
 
-@dataclass
-class Eliminated:
-    """What is left of a block that was integrated out: enough to find its mean afterwards.
+class Known(NamedTuple):
+    """What is known of a block given the coarser ones, the finer ones integrated out.
 
-    The target, which nothing is left of, has its posterior's factor and mean in the same way.
+    Attributes:
+        block: the block.
+        inverse: inverse of its precision's factor L, `[S, *axes, d, d]`.
+        cross: L^{-1} times its precision with each coarser block, `[S, *axes, d, d_other]`.
     """
 
-    cholesky: Array
-    shift: Array
-    cross: dict[str, Array]
+    block: BlockPlan
+    inverse: Array
+    cross: Mapping[str, Array]
 
 
-# What is known of each block, finest first and the target last.
-Posterior = list[tuple[BlockPlan, Eliminated]]
+# Of each block, finest first and the target last.
+Posterior = list[Known]
+
+
+def known(block: BlockPlan, cholesky: Array, cross: Mapping[str, Array]) -> Known:
+    """A block's law, of the factor of its precision."""
+    identity = ops.asarray(np.eye(ops.shape(cholesky)[-1]), like=cholesky)
+    return Known(block, ops.solve_triangular(cholesky, identity), cross)
 
 
 def variance(
@@ -50,17 +57,15 @@ def variance(
 ) -> Array:
     """Variance of a predictor `[S, *plates, *event]`; joint blocks are taken for known."""
     parts, total = dict(slopes), 0.0
-    for block, known in posterior:
+    for block, inverse, crosses in posterior:
         slope = parts.pop(block.name, None)
-        if slope is None or block.joint:
+        if slope is None:
             continue
         # Var f = J (L L')^{-1} J' = |t|^2,  t = L^{-1} J'
-        identity = ops.asarray(np.eye(block.size), like=known.cholesky)
-        inverse = ops.solve_triangular(known.cholesky, identity)
         rows = at_rows(plan, block.name, inverse, plates, rank, batch, event_rank=2)
         t = ops.matmul(rows, ops.expand_dims(slope, -1))[..., 0]
         total = total + ops.sum(t * t, -1)
-        for name, cross in known.cross.items():
+        for name, cross in crosses.items():
             if plan.block(name).joint:
                 continue
             # A coarser block moves the mean of this one too: J_c <- J_c - t' X_c

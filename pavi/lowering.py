@@ -149,8 +149,8 @@ def _block(
     beyond = evidence_beyond(graph, plates, evidence) if evidence else frozenset()
     partial = bool(beyond & set(batch))
     natural = encoder == "natural"
-    settled_by = evidence is not None and _leaves_nothing(evidence, size)
-    exact = natural and encoding == "encoder" and settled_by
+    exact = evidence is not None and _leaves_nothing(evidence, size)
+    exact = exact and natural and encoding == "encoder"
     if beyond & set(like.batch if like else batch):
         exact = False
     asked = family.of(latents[0].name, "flow")
@@ -238,9 +238,7 @@ def _encoding(
         if not plates or beyond & set(batch):
             evidence = None
         copies = prod(groups.sizes[plate] for plate in plates)
-        exact = evidence is not None and _leaves_nothing(
-            evidence, slots(groups.graph, latents)[-1].stop
-        )
+        exact = evidence is not None and _leaves_nothing(evidence, groups.size(name))
         few = copies <= family.residual_limit and name not in groups.joint and not exact
         asked = "encoder+free" if few or (encoder == "natural" and gaps) else "encoder"
     # Where no data lie below, nothing could be encoded: the posterior is the prior, moved.

@@ -33,7 +33,7 @@ from pavi import ops
 from pavi.alignment import align, pool
 from pavi.batch import Batch
 from pavi.bijectors import GaussianPotential, solve_potential
-from pavi.expectation import Eliminated, Posterior, expected, variance
+from pavi.expectation import Posterior, expected, known, variance
 from pavi.linearisation import Rows, at_origin, at_rows, linearise
 from pavi.plan import BlockPlan, Evidence, GuidePlan, Recipe
 from pavi.whitening import block_diagonal, merge_copies, split_copies
@@ -55,6 +55,15 @@ class _Factors:
 
     def add(self, table: dict[Any, Array], key: Any, value: Array) -> None:
         table[key] = table[key] + value if key in table else value
+
+
+@dataclass
+class _Eliminated:
+    """What is left of a block that was integrated out: enough to find its mean afterwards."""
+
+    cholesky: Array
+    shift: Array
+    cross: dict[str, Array]
 
 
 def natural_potential(
@@ -84,7 +93,7 @@ def natural_potential(
     origin = {b.name: _zeros(b, samples, batch, like) for b in blocks}
     potential = GaussianPotential(like, like)
     start = linearise(plan, evidence, blocks, origin, values, batch, importance=block.partial)
-    posterior: Posterior = []
+    posterior: Posterior | None = None
     for step in range(evidence.newton_steps):
         if not step:
             rows = start
@@ -103,8 +112,13 @@ def natural_potential(
             for b in reversed(hidden):
                 means[b.name] = _mean(plan, b, eliminated[b.name], means, batch)
             origin |= {name: split_copies(plan.block(name), m, batch) for name, m in means.items()}
-            posterior = [(b, eliminated[b.name]) for b in hidden]
-            posterior.append((block, Eliminated(cholesky, mean, {})))
+            posterior = [
+                known(b, eliminated[b.name].cholesky, eliminated[b.name].cross)
+                for b in hidden
+                if not b.joint
+            ]
+            if not block.joint:
+                posterior.append(known(block, cholesky, {}))
     return potential
 
 
@@ -119,7 +133,7 @@ def _pooled(
     rows: list[Rows],
     origin: Mapping[str, Array],
     batch: Batch,
-    posterior: Posterior,
+    posterior: Posterior | None,
 ) -> _Factors:
     """Gaussian factors of all observed rows, pooled to the elements of the blocks."""
     evidence = _evidence_of(target)
@@ -142,28 +156,30 @@ def _add_rows(
     origin: Mapping[str, Array],
     batch: Batch,
     factors: _Factors,
-    posterior: Posterior,
+    posterior: Posterior | None,
 ) -> None:
     """Adds the factors of one observed variable; no `posterior` is known in the first step."""
     observed, spec, value, rank = rows.factor.observed, rows.spec, rows.value, rows.rank
     weights = rows.weights
     plates, through = plan.graph.variables[observed].plates, rows.factor.through
     start = rows.centres
-    if not posterior and not spec.quadratic:
+    if posterior is None and not spec.quadratic:
         guesses = spec.data_predictors(value)
         start = tuple(
             c if g is None else g + ops.zeros_like(c)
             for c, g in zip(rows.centres, guesses, strict=True)
         )
+    at_points = spec.with_predictors(start)
+    pulls = at_points.score_and_information(value) if posterior is None or spec.quadratic else ()
     crossed = _evidence_of(target).crossed
     for i, (parts, c, s) in enumerate(zip(rows.slopes, rows.centres, start, strict=True)):
         if parts is None:
             continue
-        if posterior and not spec.quadratic:
+        if posterior is None or pulls:
+            score, information = pulls[i]
+        else:
             spread = variance(plan, parts, posterior, plates, rank, batch)
             score, information = expected(rows, i, spread)
-        else:
-            score, information = spec.with_predictors(start).score_and_information(value)[i]
         gradient = (score + information * (s - c))[0]
         information = information[0]
         if weights is not None:
@@ -306,7 +322,7 @@ def _joint_columns(
     return ops.reshape(both, (*shape[:first], shape[last], other.dimension))
 
 
-def _eliminate(plan: GuidePlan, factors: _Factors, block: BlockPlan, batch: Batch) -> Eliminated:
+def _eliminate(plan: GuidePlan, factors: _Factors, block: BlockPlan, batch: Batch) -> _Eliminated:
     """Integrates a block out under its standard normal prior (a Schur complement)."""
     sizes = {p: ops.shape(index)[0] for p, index in batch.indices.items()}
     others = {b: x for (a, b), x in factors.cross.items() if a == block.name}
@@ -329,7 +345,7 @@ def _eliminate(plan: GuidePlan, factors: _Factors, block: BlockPlan, batch: Batc
             factors.add(factors.cross, (name, coarser), -both)
     for name in others:
         del factors.cross[block.name, name]
-    return Eliminated(cholesky, y, solved)
+    return _Eliminated(cholesky, y, solved)
 
 
 def _gram(
@@ -356,7 +372,7 @@ def _gram(
 def _mean(
     plan: GuidePlan,
     block: BlockPlan,
-    eliminated: Eliminated,
+    eliminated: _Eliminated,
     means: Mapping[str, Array],
     batch: Batch,
 ) -> Array:

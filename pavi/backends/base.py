@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -126,6 +127,26 @@ class Functions(Protocol):
 
     def terms(self, weights: Arrays, rows: Arrays, noise: Arrays, batch: Batch) -> Terms:
         """Draws as of `sample`, with the terms of their ELBO, neither weighted nor summed."""
+
+
+class SharedFunctions:
+    """Compiled functions, which posteriors of one plan share as long as one of them lives.
+
+    Args:
+        make: compiles those of a plan in a dtype.
+    """
+
+    def __init__(self, make: Callable[[GuidePlan, str], Functions]) -> None:
+        self._make = make
+        self._made: WeakValueDictionary[tuple[GuidePlan, str], Functions] = WeakValueDictionary()
+
+    def of(self, plan: GuidePlan, dtype: str) -> Functions:
+        """Those of a plan."""
+        key = (plan.as_compiled, dtype)
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = self._make(plan, dtype)
+        return found
 
 
 class HostObjects(NamedTuple):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from weakref import WeakValueDictionary
-
-from pavi.backends.base import Arrays, Functions, HostObjects, Program, Settings
+from pavi.backends.base import Arrays, Functions, HostObjects, Program, Settings, SharedFunctions
 from pavi.backends.numpyro.functions import JaxFunctions
 from pavi.backends.numpyro.guide import make_guide
 from pavi.backends.numpyro.model import make_model
@@ -19,20 +17,13 @@ class NumPyroAdapter:
     name = "numpyro"
 
     def __init__(self) -> None:
-        # Posteriors of one plan share what was compiled, as long as one of them lives.
-        self._functions: WeakValueDictionary[tuple[GuidePlan, str], JaxFunctions] = (
-            WeakValueDictionary()
-        )
+        self._functions = SharedFunctions(JaxFunctions)
 
     def program(self, plan: GuidePlan, settings: Settings) -> Program:
         return JaxProgram(plan, settings)
 
     def functions(self, plan: GuidePlan, dtype: str) -> Functions:
-        key = (plan.as_compiled, dtype)
-        found = self._functions.get(key)
-        if found is None:
-            found = self._functions[key] = JaxFunctions(plan, dtype)
-        return found
+        return self._functions.of(plan, dtype)
 
     def host(self, plan: GuidePlan, weights: Arrays, tables: Arrays, batch: Batch) -> HostObjects:
         return HostObjects(make_model(plan.graph), make_guide(plan, weights, tables), batch)

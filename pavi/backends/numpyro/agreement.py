@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from pavi.backends.numpyro.specs import stripped
+from pavi.checks import nan_places
 from pavi.errors import PaviWarning
 from pavi.plan import GuidePlan
 
@@ -19,16 +20,12 @@ def check_values(trace: Mapping[str, Any]) -> None:
     for name, site in trace.items():
         if not is_observed(site) or isinstance(site["value"], jax.core.Tracer):
             continue
-        value = np.asarray(site["value"])
-        if value.dtype.kind != "f" or stripped(site["fn"])[1]:
-            continue
-        missing = np.argwhere(np.isnan(value))
-        if len(missing):
-            first = [tuple(map(int, place)) for place in missing[:3]]
+        missing = nan_places(np.asarray(site["value"]))
+        if missing and not stripped(site["fn"])[1]:
             raise ValueError(
-                f"The observed value of the site {name!r} is NaN in {len(missing)} places, the "
-                f"first of which are {first}. Fill them with any number of the site's support and "
-                f"leave them out of its density, as in `with numpyro.handlers.mask(mask=present)`."
+                f"The observed value of the site {name!r} is {missing}. Fill them with any number "
+                f"of the site's support and leave them out of its density, as in "
+                f"`with numpyro.handlers.mask(mask=present)`."
             )
 
 

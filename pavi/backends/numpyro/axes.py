@@ -273,10 +273,8 @@ class Axes:
 
     def _agrees(self, child: str, owner: str, position: Known) -> bool:
         """Whether an owner is also that of the rows' other owners, as far as numbers tell."""
-        return all(
-            np.array_equal(np.asarray(position.value), way)
-            for way in self._ways(child, owner)
-            if position.concrete
+        return not position.concrete or all(
+            np.array_equal(np.asarray(position.value), way) for way in self._ways(child, owner)
         )
 
     def _ways(self, child: str, owner: str) -> Iterator[Array]:
@@ -287,7 +285,8 @@ class Axes:
             above = self.members.get((middle, owner))
             seconds = [] if above is None or not above.concrete else [np.asarray(above.value)]
             for second in (*seconds, *self._ways(middle, owner)):
-                yield second[np.asarray(first.value)]
+                # JAX takes the last element for what is beyond it; others say so.
+                yield np.take(second, np.asarray(first.value), mode="clip")
 
 
 def _flat(known: Known) -> Known:

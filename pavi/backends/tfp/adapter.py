@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from weakref import WeakValueDictionary
-
-from pavi.backends.base import Arrays, Functions, HostObjects, Program, Settings
+from pavi.backends.base import Arrays, Functions, HostObjects, Program, Settings, SharedFunctions
 from pavi.backends.tfp.functions import TensorFlowFunctions
 from pavi.backends.tfp.guide import make_surrogate
 from pavi.backends.tfp.model import make_joint_distribution
@@ -19,20 +17,13 @@ class TFPAdapter:
     name = "tfp"
 
     def __init__(self) -> None:
-        # Posteriors of one plan share what was compiled, as long as one of them lives.
-        self._functions: WeakValueDictionary[tuple[GuidePlan, str], TensorFlowFunctions] = (
-            WeakValueDictionary()
-        )
+        self._functions = SharedFunctions(TensorFlowFunctions)
 
     def program(self, plan: GuidePlan, settings: Settings) -> Program:
         return TensorFlowProgram(plan, settings)
 
     def functions(self, plan: GuidePlan, dtype: str) -> Functions:
-        key = (plan.as_compiled, dtype)
-        found = self._functions.get(key)
-        if found is None:
-            found = self._functions[key] = TensorFlowFunctions(plan, dtype)
-        return found
+        return self._functions.of(plan, dtype)
 
     def host(self, plan: GuidePlan, weights: Arrays, tables: Arrays, batch: Batch) -> HostObjects:
         model = make_joint_distribution(plan.graph, batch)

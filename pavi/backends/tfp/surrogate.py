@@ -22,6 +22,7 @@ from pavi.backends.tfp.portable import ReadModel, read_joint_distribution
 from pavi.batch import Batch
 from pavi.bijectors import ParameterSpec
 from pavi.binding import standards
+from pavi.checks import nan_places
 from pavi.errors import GraphError
 from pavi.family import Family
 from pavi.lowering import lower
@@ -244,14 +245,12 @@ def _recipe(
 def _check_values(read: ReadModel) -> None:
     """Refuses observed values at which the joint distribution itself has no density."""
     for part in read.observed:
-        value = np.asarray(read.data.values[part])
-        missing = np.argwhere(np.isnan(value) if value.dtype.kind == "f" else False)
-        if len(missing):
-            first = [tuple(map(int, place)) for place in missing[:3]]
+        missing = nan_places(np.asarray(read.data.values[part]))
+        if missing:
             raise GraphError(
-                f"The observed value of part {part!r} is NaN in {len(missing)} places, the first "
-                f"of which are {first} along its plates, and so is any loss. Leave these out of "
-                f"the model, or fit pavi.PlateGraph.from_tfp(...), for which NaN is missing."
+                f"The observed value of part {part!r} is {missing} along its plates, and so is any "
+                f"loss. Leave these out of the model, or fit pavi.PlateGraph.from_tfp(...), for "
+                f"which NaN is missing."
             )
 
 
