@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pavi.family import Family
     from pavi.graph import Covariate, Latent, Observed, Plate, PlateGraph
     from pavi.loading import load
+    from pavi.objective import Objective
     from pavi.posterior import Posterior
     from pavi.trainer import Trainer, fit
 
@@ -39,6 +40,7 @@ __all__ = [
     "PlateGraph",
     "Data",
     "Family",
+    "Objective",
     "Trainer",
     "fit",
     "Posterior",
@@ -70,6 +72,7 @@ _HOMES = {
     "Trainer": "pavi.trainer",
     "fit": "pavi.trainer",
     "Posterior": "pavi.posterior",
+    "Objective": "pavi.objective",
     "load": "pavi.loading",
     "calibrate": "pavi.calibrating",
     "Calibration": "pavi.calibration",

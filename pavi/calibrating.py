@@ -13,7 +13,7 @@ from pavi.errors import PaviError
 from pavi.family import Family
 from pavi.graph import Latent, PlateGraph
 from pavi.integers import is_integer
-from pavi.objective import Gradient
+from pavi.objective import Gradient, Objective
 from pavi.posterior import Posterior
 from pavi.progress import progress_bar
 from pavi.ranks import ranked
@@ -48,6 +48,7 @@ def calibrate(
     num_particles: int | None = None,
     learning_rate: float = DEFAULT_LEARNING_RATE,
     gradient: Gradient = "auto",
+    objective: str | Objective = "auto",
     dtype: Literal["float32", "float64"] = "float32",
     datasets: int = 200,
     draws: int = 999,
@@ -80,6 +81,7 @@ def calibrate(
         num_particles: draws of the guide at each step.
         learning_rate: Adam's rate at its peak.
         gradient: `"auto"`, `"path"` or `"total"`.
+        objective: the bound to raise.
         dtype: `"float32"` or `"float64"`.
         datasets: number of data sets. With 200, a bias of 0.3 standard deviations or a width that
             is off by 20 % is mostly found.
@@ -112,6 +114,7 @@ def calibrate(
         num_particles=num_particles,
         learning_rate=learning_rate,
         gradient=gradient,
+        objective=objective,
         dtype=dtype,
     )
 

@@ -295,7 +295,8 @@ class _Work:
         plan, data = self._fitted.plan, self._fitted.data
         roots = set(partable(plan, data))
         inside = {p: 0 if roots & self._graph.reach((p,)) else n for p, n in data.sizes.items()}
-        wanted = max(_NUMBERS // _DRAWS, _OWN_SHARE * self._numbers(inside), 1)
+        draws = min(_DRAWS, self._request.total)
+        wanted = max(_NUMBERS // draws, _OWN_SHARE * self._numbers(inside), 1)
 
         def cost(sizes: Mapping[str, int]) -> float:
             taken = self._held_bytes(sizes) + self._draw_bytes(sizes)

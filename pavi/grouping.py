@@ -7,13 +7,15 @@ terms are those of every variable and block whose plates determine that element.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from pavi.alignment import pool
+from pavi import ops
+from pavi.alignment import pool, product
 from pavi.batch import Batch
+from pavi.model import weighted_sum
 from pavi.plan import BlockPlan, GuidePlan
+
+Array = Any
 
 
 class Groups(NamedTuple):
@@ -130,59 +132,69 @@ class Parts(NamedTuple):
     """Terms of the ELBO in a batch, sorted by what they belong to.
 
     Attributes:
-        rest: log p - log q of what lies in no group, `[S]`.
+        rest: log p - log q of what lies in no group, each copy's term standing for N_i / N_i^r
+            copies, `[S]`.
         local: log p - log q of each group, `{plate: [S, elements]}`.
         told: of it, log q less the log prior of the group's latents, so.
     """
 
-    rest: np.ndarray
-    local: dict[str, np.ndarray]
-    told: dict[str, np.ndarray]
+    rest: Array
+    local: dict[str, Array]
+    told: dict[str, Array]
 
 
 def parts(
     plan: GuidePlan,
     groups: Grouping,
-    log_p: Mapping[str, np.ndarray],
-    log_q: Mapping[str, np.ndarray],
+    log_p: Mapping[str, Array],
+    log_q: Mapping[str, Array],
     batch: Batch,
 ) -> Parts:
-    """Sorts the terms of `Functions.terms`; the elements of a plate are those of the batch."""
-    graph = plan.graph
-    samples = len(next(iter(log_q.values())))
-    rest = np.zeros(samples)
-    local = {g.plate: np.zeros((samples, len(batch.indices[g.plate]))) for g in groups.groups}
-    told = {plate: np.zeros_like(part) for plate, part in local.items()}
-    for variable in (*graph.latents, *graph.observed):
-        term, plates = log_p[variable.name].astype(np.float64), variable.plates
+    """Sorts terms by group; the elements of a plate are those of the batch.
+
+    Args:
+        plan: the plan.
+        groups: its groups.
+        log_p: log density of each copy of a variable, `{variable: [S, *plates]}`.
+        log_q: log density of each copy of a block, `{block: [S, *axes]}`.
+        batch: the batch; what is in it of a group is all of the group.
+    """
+    # The first block lies outside, if any does.
+    first = log_q[plan.blocks[0].name]
+    rest: Array = ops.sum(ops.zeros_like(first), axis=tuple(range(1, len(ops.shape(first)))))
+    local: dict[str, Array] = {own.plate: 0.0 for own in groups.groups}
+    told: dict[str, Array] = dict(local)
+    terms = [
+        *((v.plates, log_p[v.name], v.kind == "latent") for v in plan.graph.latents),
+        *((v.plates, log_p[v.name], False) for v in plan.graph.observed),
+        *((b.axes, -log_q[b.name], True) for b in plan.blocks),
+    ]
+    for plates, term, tells in terms:
         plate = groups.of(plan, plates)
         if plate is None:
-            rest += term.reshape(samples, -1).sum(1)
-        else:
-            pooled = pooled_to(plan, (plate,), term, plates, batch)
-            local[plate] += pooled
-            if variable.kind == "latent":
-                told[plate] -= pooled
-    for block in plan.blocks:
-        term = log_q[block.name].astype(np.float64)
-        plate = groups.of(plan, block.plates)
-        if plate is None:
-            rest -= term.reshape(samples, -1).sum(1)
-        else:
-            pooled = pooled_to(plan, (plate,), term, block.plates, batch)
-            local[plate] -= pooled
-            told[plate] += pooled
+            rest = rest + weighted_sum(term, batch, plates)
+            continue
+        pooled = pooled_to(plan, (plate,), _present(term, plates, batch), plates, batch)
+        local[plate] = local[plate] + pooled
+        if tells:
+            told[plate] = told[plate] - pooled
     return Parts(rest, local, told)
+
+
+def _present(term: Array, plates: tuple[str, ...], batch: Batch) -> Array:
+    """A term `[S, *plates]` without what rows of padding have of it."""
+    weights = product({p: batch.weights[p] for p in plates}, plates)
+    return term if weights is None else term * ops.cast(weights > 0, term)
 
 
 def pooled_to(
     plan: GuidePlan,
     target: tuple[str, ...],
-    term: np.ndarray,
+    term: Array,
     plates: tuple[str, ...],
     batch: Batch,
-) -> np.ndarray:
+) -> Array:
     """Sums `[S, *plates]` over all that lies in each element of `target`: `[S, *target]`."""
-    sizes = {plate: len(index) for plate, index in batch.indices.items()}
+    sizes = {plate: ops.shape(index)[0] for plate, index in batch.indices.items()}
     recipe = plan.graph.alignment(target, plates)
-    return np.asarray(pool(term, recipe, plates, sizes, batch.members, trailing=0))
+    return pool(term, recipe, plates, sizes, batch.members, trailing=0)

@@ -163,10 +163,11 @@ def moments(
         if block.elementwise:
             spread = ops.abs(_forward(block, given, eps + 1.0)[0] - w)
         else:
-            # w = w(0) + W eps: the columns of W one by one, Var w_i = sum_j W_ij^2
-            units = (ops.asarray(unit, like=eps) for unit in np.eye(block.dimension))
-            columns = [_forward(block, given, eps + unit)[0] - w for unit in units]
-            spread = ops.sqrt(ops.sum(ops.stack([c * c for c in columns], 0), 0))
+            # w = w(0) + W eps: the columns of W all at once, Var w_i = sum_j W_ij^2
+            shape = (block.dimension, *(1,) * (len(ops.shape(eps)) - 1), block.dimension)
+            units = ops.asarray(np.eye(block.dimension).reshape(shape), like=eps)
+            columns = _forward(block, given, ops.expand_dims(eps, 0) + units)[0] - w
+            spread = ops.sqrt(ops.sum(columns * columns, 0))
         out.centre.update(from_whitened(plan, block, w, draw.values, batch)[0])
         _, scale = prior_moments(plan, block, draw.values, batch, w)
         for slot in block.slots:
@@ -262,13 +263,24 @@ def _evidence(
     plan: GuidePlan, block: BlockPlan, values: Mapping[str, Array], batch: Batch, like: Array
 ) -> _Evidence:
     """The natural encoding of a block given the latents of the earlier ones."""
-    potential = natural_potential(plan, block, values, batch, like)
+    if block.nearest:
+        # At the best Gaussian the ELBO's slope along the Gaussian is 0: what is left is that at
+        # the draws, dL/dz = E[d log p(y | z, w) / dz], and Newton's steps need no derivative.
+        values = {name: ops.stop_gradient(value) for name, value in values.items()}
+    before = plan.blocks[: plan.blocks.index(block)]
+    above = [values[slot.name] for b in before for slot in b.slots]
+    # Draws that stand at one draw of the blocks above have one potential.
+    lead = max((ops.shape(value)[0] for value in above), default=1)
+    potential = natural_potential(plan, block, values, batch, like[:lead])
     if not block.axes or not block.flow.context_size:
         return _Evidence(potential, None)
     # Where the evidence puts the copy, and how firmly: seen by the affine that corrects it.
     mean, cholesky = solve_potential(potential)
     firm = [ops.log(cholesky[..., i, i]) for i in range(block.dimension)]
-    return _Evidence(potential, ops.concat([ops.arcsinh(mean), ops.stack(firm, -1)], -1))
+    features = ops.concat([ops.arcsinh(mean), ops.stack(firm, -1)], -1)
+    return _Evidence(
+        potential, ops.broadcast_to(features, (*ops.shape(like)[:-1], 2 * block.dimension))
+    )
 
 
 def _context(

@@ -28,6 +28,10 @@ _FLOW_LIMIT = 10
 _INITIAL_LOG_SCALE = -2.3
 _CONTEXT_LIMIT = 24
 _FULL_RANK_LIMIT = 8
+# Of the Gaussian nearest to a law the ELBO's slope is taken to be 0: each step doubles the digits
+# that this is right to. With 3 the scales of 21 effects a group, of 10 binary rows each, were 5 %
+# off; with 5 the divergence from the nearest is 1e-5 nats at twice the scale.
+_NEAREST_STEPS = 5
 _FULL_RANK_GLOBAL_LIMIT = 256
 
 
@@ -158,6 +162,9 @@ def _block(
     single = is_joint or not plates
     sites = encoding == "free" and not single and not mean_field and groups.long(name)
     bare = asked == "auto" and (sites or exact)
+    if bare and evidence and not evidence.exact:
+        steps = max(evidence.newton_steps, _NEAREST_STEPS)
+        evidence = replace(evidence, newton_steps=steps)
     # Slopes of a long vector in its context would be longer still.
     apart = mean_field or groups.long(name) or (bare and exact)
     context = () if apart else _context(graph, family, plates, is_joint, latents, earlier)

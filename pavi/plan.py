@@ -176,6 +176,12 @@ class BlockPlan:
         return self.free_potential and not single and isinstance(self.flow, Identity)
 
     @property
+    def nearest(self) -> bool:
+        """Whether it is the Gaussian nearest to its law given the blocks above, not learned."""
+        found = self.encoder == "natural" and isinstance(self.flow, Identity)
+        return found and self.evidence is not None and not self.evidence.exact
+
+    @property
     def elementwise(self) -> bool:
         """Whether each coordinate of the vector depends on its own base noise alone."""
         diagonal = self.site or (
@@ -342,8 +348,7 @@ def describe_block(plan: GuidePlan, block: BlockPlan) -> list[str]:
             inside = f" through {', '.join(others)}" if others else ""
             lines.append(f"    evidence of {factor.observed}{inside}")
     if block.encoder == "natural" and isinstance(block.flow, Identity):
-        exact = block.evidence is not None and block.evidence.exact
-        how = "exact" if exact else "the Gaussian nearest to its law"
+        how = "the Gaussian nearest to its law" if block.nearest else "exact"
         lines.append(f"  {how} given the latents above")
     else:
         lines.append(f"  flow {_flow(block.flow)}")

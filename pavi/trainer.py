@@ -23,7 +23,7 @@ from pavi.graph import PlateGraph
 from pavi.guide import initial_weights
 from pavi.integers import is_integer
 from pavi.lowering import lower
-from pavi.objective import Gradient
+from pavi.objective import Gradient, Objective, resolved
 from pavi.particles import particles
 from pavi.posterior import Posterior
 from pavi.programs import Programs
@@ -34,7 +34,7 @@ from pavi.tables import TABLE_MEMORY, TableSpace
 
 DEFAULT_LEARNING_RATE = 0.005
 # Changes where the meaning of a run's state does.
-CHECKPOINT_FORMAT = 4
+CHECKPOINT_FORMAT = 5
 
 
 class Trainer:
@@ -51,6 +51,10 @@ class Trainer:
         learning_rate: Adam's rate at its peak.
         gradient: `"path"`, `"total"` (see `pavi.objective`), or `"auto"`: total in the
             approach, path from then on (see `pavi.schedule`).
+        objective: the bound to raise: `"elbo"`; `"local"` or `"global"`, for importance weights of
+            each group or of all latents, with 8 draws; a `pavi.Objective`; or `"auto"`: local
+            weights where the guide of a group is a Gaussian that only approximates its law
+            and is not learned, else the ELBO.
         seed: seed of weights, batches and noise; the same seed gives the same bits.
         dtype: `"float32"` or `"float64"`.
         table_memory: bytes of free tables, with their optimizer's state, to hold in memory. Larger
@@ -73,6 +77,7 @@ class Trainer:
         num_particles: int | None = None,
         learning_rate: float = DEFAULT_LEARNING_RATE,
         gradient: Gradient = "auto",
+        objective: str | Objective = "auto",
         seed: int = 0,
         dtype: Literal["float32", "float64"] = "float32",
         table_memory: int = TABLE_MEMORY,
@@ -97,6 +102,7 @@ class Trainer:
         self._space = TableSpace(table_memory)
         self._adapter = get_adapter(backend) if backend is not None else None
         self._graph, self._family, self._batch = graph, family or Family(), dict(batch or {})
+        self._objective = objective
         self._asked = Settings(int(num_particles or 0), gradient, dtype)
         self._learning_rate = float(learning_rate)
         self._programs = Programs()
@@ -117,13 +123,14 @@ class Trainer:
         self.plan = lower(self._graph, self._family, sizes, batch, standards(self.data))
         self._sampler = Sampler(self.data, batch, dtype) if batch else None
         sizes = self._sampler.sizes if self._sampler else sizes
-        number = self._asked.num_particles or particles(self.plan, sizes)
+        bound = resolved(self._objective, self.plan)
+        number = self._asked.num_particles or max(1, particles(self.plan, sizes) // bound.draws)
         if self.plan.paired and number % 2:
             raise PaviError(
                 f"num_particles={number}: the free rows of long vectors need pairs of draws. "
                 f"Give an even number, such as {number + 1}."
             )
-        self._settings = replace(self._asked, num_particles=number)
+        self._settings = replace(self._asked, num_particles=number, objective=bound)
         self._expected = expect(self.plan, self.data, sizes, number, dtype, self._space)
 
     def on(self, data: Data, *, seed: int = 0) -> Trainer:
@@ -292,6 +299,7 @@ def fit(
     num_particles: int | None = ...,
     learning_rate: float = ...,
     gradient: Gradient = ...,
+    objective: str | Objective = ...,
     seed: int = ...,
     dtype: Literal["float32", "float64"] = ...,
     table_memory: int = ...,
@@ -314,6 +322,7 @@ def fit(
     num_particles: int | None = ...,
     learning_rate: float = ...,
     gradient: Gradient = ...,
+    objective: str | Objective = ...,
     seed: int = ...,
     dtype: Literal["float32", "float64"] = ...,
     table_memory: int = ...,
@@ -335,6 +344,7 @@ def fit(
     num_particles: int | None = None,
     learning_rate: float = DEFAULT_LEARNING_RATE,
     gradient: Gradient = "auto",
+    objective: str | Objective = "auto",
     seed: int = 0,
     dtype: Literal["float32", "float64"] = "float32",
     table_memory: int = TABLE_MEMORY,
@@ -356,6 +366,7 @@ def fit(
             batch is small.
         learning_rate: Adam's rate at its peak.
         gradient: `"auto"`, `"path"` or `"total"`.
+        objective: `"auto"`, `"elbo"`, `"local"`, `"global"` or a `pavi.Objective`.
         seed: seed of everything random.
         dtype: `"float32"` or `"float64"`.
         table_memory: bytes of free tables to hold in memory; larger ones are in files.
@@ -380,6 +391,7 @@ def fit(
         num_particles=num_particles,
         learning_rate=learning_rate,
         gradient=gradient,
+        objective=objective,
         seed=seed,
         dtype=dtype,
         table_memory=table_memory,

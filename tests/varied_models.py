@@ -175,6 +175,21 @@ class Case:
     family: Family
 
 
+def long_vectors() -> tuple[PlateGraph, Data]:
+    """Binary rows of groups with nine effects each: their Gaussian is not learned."""
+    graph = PlateGraph(
+        [Plate("group"), Plate("row", within="group")],
+        [
+            Covariate("x", plates="row", event=(9,)),
+            Latent("scale", dist.HalfNormal(1.0)),
+            Latent("b", lambda scale: dist.Normal(0.0, scale), plates="group", event=(9,)),
+            Observed("y", lambda b, x: dist.Bernoulli(logits=ops.sum(b * x, -1)), plates="row"),
+        ],
+    )
+    values = {"x": rng(0).normal(size=(12, 9)), "y": rng(1).integers(0, 2, 12).astype(float)}
+    return graph, Data(values, {"row": {"group": np.arange(12) // 4}})
+
+
 def _family(**options: object) -> Family:
     return Family(**{"hidden": 5, "encoding_size": 3, "flow": "none", **options})
 

@@ -14,7 +14,7 @@ from pavi.batch import Batch
 from pavi.errors import BackendError
 from pavi.feed import Call
 from pavi.guide import Moments
-from pavi.objective import Gradient, Terms
+from pavi.objective import ELBO, Gradient, Objective, Terms
 from pavi.plan import GuidePlan
 from pavi.tables import Table
 
@@ -31,11 +31,13 @@ class Settings:
         num_particles: draws of the guide at each step.
         gradient: the estimator asked for.
         dtype: `"float32"` or `"float64"`.
+        objective: the bound to raise.
     """
 
     num_particles: int
     gradient: Gradient
     dtype: str
+    objective: Objective = ELBO
 
 
 class Rates(NamedTuple):

@@ -120,6 +120,13 @@ def _solve(cholesky: Array, vector: Array, *, transpose: bool = False) -> Array:
     """Solves `L z = vector` (or `L' z = vector`) for vectors `[..., d]`."""
     if ops.shape(cholesky)[-1] == 1:
         return vector / cholesky[..., 0]
+    lead, rank = ops.shape(vector)[0], len(ops.shape(vector))
+    if lead > 1 and (rank == len(ops.shape(cholesky)) or ops.shape(cholesky)[0] == 1):
+        # Vectors of one factor are solved together, as its columns.
+        columns = ops.transpose(vector, (*range(1, rank), 0))
+        own = cholesky if rank == len(ops.shape(cholesky)) else cholesky[0]
+        solved = ops.solve_triangular(own, columns, transpose=transpose)
+        return ops.transpose(solved, (rank - 1, *range(rank - 1)))
     column = ops.expand_dims(vector, -1)
     return ops.solve_triangular(cholesky, column, transpose=transpose)[..., 0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +14,10 @@ from pavi.ops import unrolled
 from pavi.ops.numpy_ops import NumpyLike
 
 Array: TypeAlias = Any
+
+# Numbers in a row from which on moving the rows to the front costs more than scattering them where
+# they are: for 4 x 4,300 outer products of 21 numbers 36 and 6 ms, for 8 x 4,000 of 2 0.3 and 0.5.
+_WIDE = 64
 
 
 class JaxOps(NumpyLike):
@@ -94,9 +99,20 @@ class JaxOps(NumpyLike):
         return self.jax.nn.softmax(x, axis=axis)
 
     def segment_sum(self, x: Array, ids: Array, num: int, axis: int) -> Array:
-        rows = self.xp.moveaxis(self.xp.asarray(x), axis, 0)
+        x, ids = self.xp.asarray(x), self.xp.asarray(ids)
+        shape, axis = x.shape, axis % x.ndim
+        lead = prod(shape[:axis])
+        if lead > 1 and prod(shape[axis + 1 :]) >= _WIDE:
+            # Each lead has bins of its own, and no large array is transposed.
+            ids = self.xp.where((ids >= 0) & (ids < num), ids, lead * num)
+            own = (ids + num * self.xp.arange(lead, dtype=ids.dtype)[:, None]).reshape(-1)
+            rows = x.reshape(-1, *shape[axis + 1 :])
+            return self.segment_sum(rows, own, lead * num, 0).reshape(
+                *shape[:axis], num, *shape[axis + 1 :]
+            )
+        rows = self.xp.moveaxis(x, axis, 0)
         # A negative index would count from the end: send it past the end, where it is dropped.
-        ids = self.xp.where(self.xp.asarray(ids) < 0, num, ids)
+        ids = self.xp.where(ids < 0, num, ids)
         total = self.xp.zeros((num, *rows.shape[1:]), rows.dtype).at[ids].add(rows, mode="drop")
         return self.xp.moveaxis(total, 0, axis)
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import INSTALLED_BACKENDS
 from dist.oracle import log_prob as oracle
 from numpy.testing import assert_allclose
-from varied_models import CASES, Case, Problem, problem, rng
+from varied_models import CASES, Case, Problem, long_vectors, problem, rng
 from voices import Elbo
 
 from pavi import Data, Family, Latent, Observed, Plate, PlateGraph, dist, objective
@@ -90,6 +90,27 @@ def test_total_gradient_is_the_slope_of_the_elbo(name: str, backend: str) -> Non
     slope = sum(np.sum(weights[n] * along[n]) for n in along)
     slope += sum(np.sum(rows[n] * across[n]) for n in across)
     assert_allclose((elbo(1e-6) - elbo(-1e-6)) / 2e-6, slope, rtol=1e-5)
+
+
+def test_the_slope_at_the_nearest_gaussian_needs_none_of_its_own(backend: str) -> None:
+    """The gradient at a held Gaussian is, on average, the slope of the ELBO: 4 standard errors."""
+    p = problem(Case(long_vectors, Family(flow="auto")))
+    assert p.plan.block("group").nearest
+    name = next(n for n in p.weights if n.endswith("/loc"))
+    gradient, pairs = Elbo(backend, p, False), []
+    for seed in range(12):
+        half = p.noise(200, seed)
+        noise = {n: np.concatenate([eps, -eps]) for n, eps in half.items()}
+        ends = []
+        for step in (-1e-4, 1e-4):
+            moved = p.weights | {name: p.weights[name] + step}
+            own = objective.elbo_samples(p.plan, oracle, moved, p.rows, noise, p.batch)
+            ends.append(np.mean(own))
+        pairs.append((np.sum(gradient(noise)[1][name]), (ends[1] - ends[0]) / 2e-4))
+    mine, true = np.array(pairs).T
+    error = (mine - true).std(ddof=1) / np.sqrt(len(pairs))
+    assert abs((mine - true).mean()) < 4.0 * error
+    assert error < 0.25 * abs(true.mean())
 
 
 def test_the_gradient_of_a_site_is_natural() -> None:

@@ -200,6 +200,7 @@ class JaxProgram:
             self._settings.num_particles,
             sizes,
             lambda count: jax.random.normal(key_noise, (count,), self._settings.dtype),
+            self._settings.objective,
         )
         drawn = {
             name: jax.tree.map(lambda x, p=places[name]: x[p], table) if name in places else table
@@ -216,8 +217,9 @@ class JaxProgram:
                 name: row.reshape((*(sizes[p] for p in self._plan.block(name).plates), -1))
                 for name, row in rows.items()
             }
-            elbo = objective.elbo_samples(
-                self._plan, log_prob, weights, shaped, noise, batch, path=path
+            asked = self._settings.objective
+            elbo = objective.estimates(
+                self._plan, asked, log_prob, weights, shaped, noise, batch, path=path
             ).mean()
             return -elbo, elbo
 

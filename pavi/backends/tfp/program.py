@@ -195,6 +195,7 @@ class TensorFlowProgram:
             lambda count: tf.random.stateless_normal(
                 [count], tf.stack([state.seed, step]), dtype=self._settings.dtype
             ),
+            self._settings.objective,
         )
         drawn = {
             name: Table(*(tf.gather(x, places[name]) for x in table)) if name in places else table
@@ -213,9 +214,10 @@ class TensorFlowProgram:
                 for name, row in objective.held(rows, held).items()
             }
             trained = objective.held(weights, held)
+            asked = self._settings.objective
             elbo = tf.reduce_mean(
-                objective.elbo_samples(
-                    self._plan, log_prob, trained, shaped, noise, batch, path=path
+                objective.estimates(
+                    self._plan, asked, log_prob, trained, shaped, noise, batch, path=path
                 )
             )
             loss = -elbo
