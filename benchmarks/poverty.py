@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=100_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", default="3000", help="a number, or auto")
+    parser.add_argument("--steps", default="4000", help="a number, or auto")
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--objective", default="auto")
     parser.add_argument("--draws", type=int, default=2, help="of the population's latents")

@@ -17,9 +17,10 @@ from pavi.guide import initial_weights
 from pavi.movement import Movement
 from pavi.plan import GuidePlan
 from pavi.prefixes import part_of, prefixed
-from pavi.schedule import CHUNK, History, Schedule, Verdict, after_cooling
+from pavi.schedule import CHUNK, History, Schedule, Verdict, after_cooling, enough
 from pavi.subsampling import Sampler
 from pavi.tables import Table, TableSpace, TableStore
+from pavi.visits import rarest
 
 
 class _Rows(NamedTuple):
@@ -87,7 +88,7 @@ class Run:
         steps: int | Literal["auto"],
         space: TableSpace | None = None,
     ) -> None:
-        self._plan, self._seed = plan, seed
+        self._plan, self._seed, self._sampler = plan, seed, sampler
         self._feed = Feed(plan, data, sampler, settings.dtype)
         self._tables = TableStore(plan, settings.dtype, space)
         self.program = program
@@ -136,7 +137,10 @@ class Run:
         """Whether the fit settled: judged before the rate fell, if it has."""
         if self._constant is None:
             return self._latest
-        return after_cooling(self.history, self._constant, self._plan.num_latents)
+        verdict = after_cooling(self.history, self._constant, self._plan.num_latents)
+        if not verdict.converged:
+            return verdict
+        return enough(verdict, rarest(self._plan, self._sampler, self.taken, self._seed))
 
     def close(self) -> None:
         """Lets the thread that gathers rows go, once it has put the last call's into the tables."""

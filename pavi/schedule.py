@@ -17,6 +17,7 @@ import numpy as np
 from pavi.backends.base import Rates
 from pavi.drift import STILL, Travel
 from pavi.objective import Gradient
+from pavi.visits import ENOUGH, Visits
 
 CHUNK = 250
 WARM_UP = 100
@@ -236,6 +237,18 @@ def after_cooling(history: History, constant: Verdict, num_latents: int) -> Verd
 def _negligible(num_latents: int) -> float:
     """Nats that no verdict turns on."""
     return max(NATS_PER_LATENT * num_latents, NATS)
+
+
+def enough(verdict: Verdict, visits: Visits) -> Verdict:
+    """The verdict, unless free rows have seen too little of their data."""
+    if visits.times >= ENOUGH:
+        return verdict
+    return Verdict(
+        False,
+        f"{verdict.reason}, but some of {visits.observed!r} were seen {visits.times:.2g} times "
+        f"only, so that free rows of block {visits.block!r} can be {visits.times**-0.5:.1g} of "
+        f"their standard deviations off for that alone; give it more steps, or larger batches",
+    )
 
 
 class Schedule:

@@ -195,21 +195,22 @@ class JaxProgram:
         places: dict[str, Any] = {} if call is None else call.places
         sizes = {plate: index.shape[0] for plate, index in batch.indices.items()}
         key, key_noise = jax.random.split(state.key)
+        # What refines is held in the approach: the compiler need not differentiate it. The ELBO is
+        # the bound that falls most steeply towards the posterior.
+        approach = self._settings.gradient == "auto" and not path
+        held = self._plan.refining if approach else frozenset()
+        raised = objective.ELBO if approach else self._settings.objective
         noise = objective.base_noise(
             self._plan,
             self._settings.num_particles,
             sizes,
             lambda count: jax.random.normal(key_noise, (count,), self._settings.dtype),
-            self._settings.objective,
+            raised,
         )
         drawn = {
             name: jax.tree.map(lambda x, p=places[name]: x[p], table) if name in places else table
             for name, table in tables.items()
         }
-
-        # What refines is held in the approach: the compiler need not differentiate it.
-        approach = self._settings.gradient == "auto" and not path
-        held = self._plan.refining if approach else frozenset()
 
         def loss(weights: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
             weights, rows = (objective.held(part, held) for part in (weights, rows))
@@ -217,9 +218,8 @@ class JaxProgram:
                 name: row.reshape((*(sizes[p] for p in self._plan.block(name).plates), -1))
                 for name, row in rows.items()
             }
-            asked = self._settings.objective
             elbo = objective.estimates(
-                self._plan, asked, log_prob, weights, shaped, noise, batch, path=path
+                self._plan, raised, log_prob, weights, shaped, noise, batch, path=path
             ).mean()
             return -elbo, elbo
 

@@ -187,6 +187,11 @@ class TensorFlowProgram:
         (own, places), rate = inputs
         batch = together(resident, own)
         sizes = {plate: index.shape[0] for plate, index in batch.indices.items()}
+        # What refines is held in the approach: the compiler need not differentiate it. The ELBO is
+        # the bound that falls most steeply towards the posterior.
+        approach = self._settings.gradient == "auto" and not path
+        held = self._plan.refining if approach else frozenset()
+        raised = objective.ELBO if approach else self._settings.objective
         # A generator of no state: the bits depend on the seed and the step alone.
         noise = objective.base_noise(
             self._plan,
@@ -195,7 +200,7 @@ class TensorFlowProgram:
             lambda count: tf.random.stateless_normal(
                 [count], tf.stack([state.seed, step]), dtype=self._settings.dtype
             ),
-            self._settings.objective,
+            raised,
         )
         drawn = {
             name: Table(*(tf.gather(x, places[name]) for x in table)) if name in places else table
@@ -206,18 +211,14 @@ class TensorFlowProgram:
         rows = {name: table.value for name, table in drawn.items()}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch((weights, rows))
-            # What refines is held in the approach: the compiler need not differentiate it.
-            approach = self._settings.gradient == "auto" and not path
-            held = self._plan.refining if approach else frozenset()
             shaped = {
                 name: tf.reshape(row, (*(sizes[p] for p in self._plan.block(name).plates), -1))
                 for name, row in objective.held(rows, held).items()
             }
             trained = objective.held(weights, held)
-            asked = self._settings.objective
             elbo = tf.reduce_mean(
                 objective.estimates(
-                    self._plan, asked, log_prob, trained, shaped, noise, batch, path=path
+                    self._plan, raised, log_prob, trained, shaped, noise, batch, path=path
                 )
             )
             loss = -elbo
