@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pavi.bijectors.affine import ConditionalAffine, Identity
 from pavi.bijectors.autoregressive import MaskedAutoregressive
-from pavi.bijectors.base import Bijector, Chain, ParameterSpec, initial_parameters
+from pavi.bijectors.base import Bijector, Chain, Inverse, ParameterSpec, initial_parameters
 from pavi.bijectors.conjugate import (
     DENSE_LIMIT,
     DiagonalPotential,
@@ -14,6 +14,7 @@ from pavi.bijectors.conjugate import (
     PseudoConjugateAffine,
     solve_potential,
 )
+from pavi.bijectors.coupling import SplineCoupling
 from pavi.bijectors.spline import rational_quadratic_spline
 
 # Every family at the sizes where its code takes another path. A new one is tested by its line here.
@@ -40,6 +41,12 @@ REGISTRY: dict[str, Callable[[], Bijector]] = {
     "autoregressive affine, reversed": lambda: MaskedAutoregressive(
         3, hidden=(8,), transformer="affine", reverse=True
     ),
+    "inverse autoregressive": lambda: Inverse(
+        MaskedAutoregressive(3, 2, (8,), transformer="affine", reverse=True)
+    ),
+    "coupling of one": lambda: SplineCoupling(1, bins=4),
+    "coupling, context": lambda: SplineCoupling(3, 2, hidden=(7, 5), bins=4),
+    "coupling, reversed": lambda: SplineCoupling(2, hidden=(8,), bins=4, reverse=True),
     "chain": lambda: Chain([ConditionalAffine(3), ConditionalAffine(3, 2)]),
     "chain of two contexts": lambda: Chain(
         [MaskedAutoregressive(2, 3, (4,), bins=4), ConditionalAffine(2), PseudoConjugateAffine(2)]
@@ -55,9 +62,11 @@ __all__ = [
     "DiagonalPotential",
     "GaussianPotential",
     "Identity",
+    "Inverse",
     "MaskedAutoregressive",
     "ParameterSpec",
     "PseudoConjugateAffine",
+    "SplineCoupling",
     "initial_parameters",
     "rational_quadratic_spline",
     "solve_potential",

@@ -1,16 +1,26 @@
-"""Masked autoregressive flow (MADE, arXiv 1502.03509) with affine or spline transformers."""
+"""Masked autoregressive flow (MAF, arXiv 1705.07057) with affine or spline transformers."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from pavi import ops
 from pavi.bijectors.base import Array, Bijector, ParameterSpec, Params, linear
-from pavi.bijectors.spline import rational_quadratic_spline
+from pavi.bijectors.conditioner import (
+    check_hidden,
+    conditioner,
+    conditioner_specs,
+    first_terms,
+)
+from pavi.bijectors.spline import (
+    check_bins,
+    num_parameters,
+    rational_quadratic_spline,
+    unpacked,
+)
 from pavi.errors import FamilyError
 
 # The affine transformer's log scale stays within +-LOG_SCALE_BOUND, so that float32 holds it.
@@ -21,12 +31,16 @@ LOG_SCALE_BOUND = 5.0
 class MaskedAutoregressive(Bijector):
     """Map `y_i = f(x_i; y_<i, context)`, f an affine map or a monotone spline.
 
-    The inverse is one pass of a masked network. Forward goes through the dimensions one by one, yet
-    does no more arithmetic than the inverse: hidden units are sorted by degree (a unit of degree m
-    sees y_1 .. y_m and the context), so that each step computes the units that the newest dimension
-    unlocked and the output columns of its own dimension. A linear path from the inputs to the
-    outputs stands beside the network. The last layers start at zero: the map starts as the
-    identity. `reverse=True` takes the dimensions from the last to the first.
+    This is the direction of the masked autoregressive flow: a density, by the inverse, is one pass
+    of a masked network (MADE, arXiv 1502.03509). `Inverse` of it is the inverse autoregressive flow
+    (IAF, arXiv 1606.04934), whose draws are that one pass.
+
+    Forward goes through the dimensions one by one, yet does no more arithmetic than the inverse:
+    hidden units are sorted by degree (a unit of degree m sees y_1 .. y_m and the context), so that
+    each step computes the units that the newest dimension unlocked and the output columns of its
+    own dimension. A linear path from the inputs to the outputs stands beside the network. The last
+    layers start at zero: the map starts as the identity. `reverse=True` takes the dimensions from
+    the last to the first.
     """
 
     hidden: tuple[int, ...] = (32,)
@@ -38,21 +52,21 @@ class MaskedAutoregressive(Bijector):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        if not self.hidden or min(self.hidden) < 1:
-            raise FamilyError(f"Expected one hidden width or more, all >= 1; got {self.hidden}.")
+        check_hidden(self.hidden)
         if self.transformer not in ("spline", "affine"):
             raise FamilyError(
                 f"Expected transformer 'spline' or 'affine'; got {self.transformer!r}."
             )
-        if self.bins < 2:
-            raise FamilyError(f"Expected bins >= 2; got {self.bins}.")
-        if self.bound <= 0.0:
-            raise FamilyError(f"Expected bound > 0; got {self.bound}.")
+        check_bins(self.bins, self.bound)
+
+    @property
+    def label(self) -> str:
+        return f"MaskedAutoregressive[{self.transformer}]"
 
     @property
     def outputs(self) -> int:
         """Raw parameters of the transformer of one dimension."""
-        return 3 * self.bins - 1 if self.transformer == "spline" else 2
+        return num_parameters(self.bins) if self.transformer == "spline" else 2
 
     @property
     def has_network(self) -> bool:
@@ -65,26 +79,9 @@ class MaskedAutoregressive(Bijector):
         return lowest + np.arange(width) * (self.size - lowest) // width
 
     def parameter_specs(self) -> dict[str, ParameterSpec]:
-        size, width = self.size, self.size * self.outputs
-        specs: dict[str, ParameterSpec] = {}
-        if self.has_network:
-            fan_in = size - 1 + self.context_size
-            scale = 1.0 / math.sqrt(fan_in)
-            if size > 1:
-                specs["input/weight"] = ParameterSpec((size - 1, self.hidden[0]), "normal", scale)
-                specs["skip/weight"] = ParameterSpec((size - 1, width))
-            if self.context_size:
-                specs["input/context"] = ParameterSpec(
-                    (self.context_size, self.hidden[0]), "normal", scale
-                )
-                specs["skip/context"] = ParameterSpec((self.context_size, width))
-            specs["input/bias"] = ParameterSpec((self.hidden[0],))
-            for layer, (n, m) in enumerate(zip(self.hidden, self.hidden[1:], strict=False), 1):
-                specs[f"hidden{layer}/weight"] = ParameterSpec((n, m), "normal", 1 / math.sqrt(n))
-                specs[f"hidden{layer}/bias"] = ParameterSpec((m,))
-            specs["output/weight"] = ParameterSpec((self.hidden[-1], width))
-        specs["output/bias"] = ParameterSpec((width,))
-        return {name: replace(spec, refines=True) for name, spec in specs.items()}
+        # The last dimension is nobody's input.
+        width = self.size * self.outputs
+        return conditioner_specs(self.size - 1, self.context_size, self.hidden, width)
 
     def _forward(self, params: Params, x: Array, context: Any) -> tuple[Array, Array]:
         batch = _batch_shape(x, context)
@@ -113,9 +110,8 @@ class MaskedAutoregressive(Bijector):
     def _transform(self, x: Array, raw: Array, *, inverse: bool) -> tuple[Array, Array]:
         """Maps x `[...]` with the raw parameters `[..., outputs]` of each element."""
         if self.transformer == "spline":
-            k = self.bins
-            widths, heights, derivatives = raw[..., :k], raw[..., k : 2 * k], raw[..., 2 * k :]
-            return rational_quadratic_spline(x, widths, heights, derivatives, self.bound, inverse)
+            parts = unpacked(raw, self.bins)
+            return rational_quadratic_spline(x, *parts, self.bound, inverse)
         loc = raw[..., 0]
         log_scale = LOG_SCALE_BOUND * ops.tanh(raw[..., 1] / LOG_SCALE_BOUND)
         if inverse:
@@ -124,22 +120,18 @@ class MaskedAutoregressive(Bijector):
 
     def _network(self, params: Params, y: Array, context: Any) -> Array:
         """The masked network in one pass: y `[..., size]` to `[..., size * outputs]`."""
-        base, skip = _first_terms(self, params, context)
-        if not self.has_network:
-            return skip
-        degrees = self.degrees(self.hidden[0])
+        degrees = [np.arange(1, self.size), *(self.degrees(width) for width in self.hidden)]
         outputs = np.repeat(np.arange(self.size), self.outputs)
-        if self.size > 1:
-            # The last dimension is nobody's input.
-            y, inputs = y[..., :-1], np.arange(1, self.size)
-            base = base + linear(y, _masked(params["input/weight"], inputs, degrees))
-            skip = skip + linear(y, _masked(params["skip/weight"], inputs, outputs))
-        h = ops.tanh(base)
-        for layer, width in enumerate(self.hidden[1:], 1):
-            inputs, degrees = degrees, self.degrees(width)
-            weight = _masked(params[f"hidden{layer}/weight"], inputs, degrees)
-            h = ops.tanh(linear(h, weight) + params[f"hidden{layer}/bias"])
-        return skip + linear(h, _masked(params["output/weight"], degrees, outputs))
+        ways = {"input/weight": (degrees[0], degrees[1]), "skip/weight": (degrees[0], outputs)}
+        ways |= {
+            f"hidden{i}/weight": (degrees[i], degrees[i + 1]) for i in range(1, len(self.hidden))
+        }
+        ways["output/weight"] = (degrees[-1], outputs)
+        own = {
+            name: _masked(value, *ways[name]) if name in ways else value
+            for name, value in params.items()
+        }
+        return conditioner(own, y[..., :-1], context)
 
 
 class _Sequential:
@@ -147,7 +139,7 @@ class _Sequential:
 
     def __init__(self, flow: MaskedAutoregressive, params: Params, context: Any) -> None:
         self._params = params
-        self._base, self._skip = _first_terms(flow, params, context)
+        self._base, self._skip = first_terms(params, context)
         self._degrees = [flow.degrees(width) for width in flow.hidden] if flow.has_network else []
         self._units: list[Array | None] = [None] * len(self._degrees)
         self._count = flow.outputs
@@ -184,17 +176,6 @@ class _Sequential:
     def _product(self, name: str, known: Array, columns: slice) -> Array:
         # Sorted degrees: what is known is the first rows, and the mask is one on this block.
         return linear(known, self._params[name][: ops.shape(known)[-1], columns])
-
-
-def _first_terms(flow: MaskedAutoregressive, params: Params, context: Any) -> tuple[Array, Array]:
-    """What no dimension of y enters: `[..., hidden[0]]` of the first layer, `[..., d outputs]`."""
-    if not flow.has_network:
-        return None, params["output/bias"]
-    first, last = params["input/bias"], params["output/bias"]
-    if context is None:
-        return first, last
-    first = first + linear(context, params["input/context"])
-    return first, last + linear(context, params["skip/context"])
 
 
 def _masked(weight: Array, rows: np.ndarray, columns: np.ndarray) -> Array:

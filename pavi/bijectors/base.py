@@ -97,6 +97,11 @@ class Bijector(ABC):
         if self.context_size < 0:
             raise FamilyError(f"Expected context_size >= 0; got {self.context_size}.")
 
+    @property
+    def label(self) -> str:
+        """What the printed plan calls the map."""
+        return type(self).__name__
+
     @abstractmethod
     def parameter_specs(self) -> dict[str, ParameterSpec]:
         """Returns name, shape and initial law of every weight."""
@@ -255,3 +260,36 @@ class Chain(Bijector):
                 )
         elif context is not None and self.context_size == 0:
             super()._check_context(batch, context)
+
+
+@dataclass(frozen=True)
+class Inverse(Bijector):
+    """The inverse map of a bijector, with its weights and its context."""
+
+    size: int = field(init=False)
+    context_size: int = field(init=False)
+    bijector: Bijector
+
+    def __init__(self, bijector: Bijector) -> None:
+        object.__setattr__(self, "bijector", bijector)
+        object.__setattr__(self, "size", bijector.size)
+        object.__setattr__(self, "context_size", bijector.context_size)
+
+    @property
+    def label(self) -> str:
+        return f"Inverse[{self.bijector.label}]"
+
+    def parameter_specs(self) -> dict[str, ParameterSpec]:
+        return self.bijector.parameter_specs()
+
+    def rebase(self, params: Params) -> dict[str, np.ndarray]:
+        return self.bijector.rebase(params)
+
+    def _forward(self, params: Params, x: Array, context: Any) -> tuple[Array, Array]:
+        return self.bijector._inverse(params, x, context)
+
+    def _inverse(self, params: Params, y: Array, context: Any) -> tuple[Array, Array]:
+        return self.bijector._forward(params, y, context)
+
+    def _check_context(self, batch: tuple[int, ...], context: Any) -> None:
+        self.bijector._check_context(batch, context)

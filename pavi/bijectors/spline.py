@@ -78,6 +78,16 @@ def rational_quadratic_spline(
     return ops.where(inside, y, x), ops.where(inside, log_det, 0.0)
 
 
+def num_parameters(bins: int) -> int:
+    """Raw parameters of one spline: widths, heights, and slopes at the inner knots."""
+    return 3 * bins - 1
+
+
+def unpacked(raw: Array, bins: int) -> tuple[Array, Array, Array]:
+    """Raw widths, heights and inner derivatives of `[..., num_parameters(bins)]`."""
+    return raw[..., :bins], raw[..., bins : 2 * bins], raw[..., 2 * bins :]
+
+
 def _bins(raw: Array, bound: float) -> tuple[Array, Array]:
     """Returns sizes `[..., K]`, that sum to 2 bound, and lower ends `[..., K]` of the bins."""
     count = ops.shape(raw)[-1]
@@ -101,7 +111,12 @@ def _check_shapes(bins: int, heights: int, derivatives: int, bound: float) -> No
             f"Expected {bins} heights and {bins - 1} inner derivatives for {bins} widths; "
             f"got {heights} and {derivatives}."
         )
+    check_bins(bins, bound)
+
+
+def check_bins(bins: int, bound: float) -> None:
+    """Raises unless a spline can have so many bins on `[-bound, bound]`."""
     if bins < 2:
-        raise FamilyError(f"Expected 2 bins or more; got {bins}.")
+        raise FamilyError(f"Expected bins >= 2; got {bins}.")
     if bound <= 0.0:
         raise FamilyError(f"Expected bound > 0; got {bound}.")

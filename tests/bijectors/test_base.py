@@ -12,9 +12,11 @@ from pavi.bijectors import (
     Chain,
     ConditionalAffine,
     GaussianPotential,
+    Inverse,
     MaskedAutoregressive,
     ParameterSpec,
     PseudoConjugateAffine,
+    SplineCoupling,
     initial_parameters,
 )
 from pavi.errors import PaviError
@@ -84,6 +86,9 @@ def test_a_wrong_weight_is_an_error() -> None:
         (lambda: MaskedAutoregressive(2, transformer="cubic"), "'spline' or 'affine'; got 'cubic'"),
         (lambda: MaskedAutoregressive(2, bins=1), "bins >= 2; got 1"),
         (lambda: MaskedAutoregressive(2, bound=0.0), "bound > 0; got 0"),
+        (lambda: SplineCoupling(2, hidden=(4, 0)), r"all >= 1; got \(4, 0\)"),
+        (lambda: SplineCoupling(2, bins=1), "bins >= 2; got 1"),
+        (lambda: SplineCoupling(2, bound=-1.0), "bound > 0; got -1"),
         (lambda: Chain([]), "at least one bijector"),
         (lambda: Chain([PLAIN, ConditionalAffine(3)]), r"one size.* got sizes \[2, 3\]"),
     ],
@@ -132,3 +137,20 @@ def test_a_chain_applies_its_first_member_first() -> None:
         np.testing.assert_allclose(result[1], log_det_first + log_det_second)
     assert (chain.size, chain.context_size) == (2, 3)
     assert hash(chain) == hash(Chain((PLAIN, CONDITIONAL)))
+
+
+@pytest.mark.parametrize("bijector", [CONDITIONAL, CONJUGATE, Chain([PLAIN, CONJUGATE])])
+def test_an_inverse_undoes_its_bijector_with_the_same_weights_and_context(bijector: Any) -> None:
+    rng = np.random.default_rng(0)
+    params = random_weights(bijector.parameter_specs(), rng)
+    x, context = rng.standard_normal((5, 2)), rng.standard_normal((5, 3))
+    root = rng.standard_normal((5, 2, 2))
+    potential = GaussianPotential(root @ np.swapaxes(root, -1, -2), rng.standard_normal((5, 2)))
+    given = {CONDITIONAL: context, CONJUGATE: potential}.get(bijector, [None, potential])
+    y, log_det = bijector.forward_and_log_det(params, x, given)
+    back, inverse_log_det = Inverse(bijector).forward_and_log_det(params, y, given)
+    np.testing.assert_allclose(back, x)
+    np.testing.assert_allclose(inverse_log_det, -log_det)
+    np.testing.assert_allclose(Inverse(bijector).inverse_and_log_det(params, x, given)[0], y)
+    rebased = Inverse(bijector).rebase(params)
+    np.testing.assert_allclose(Inverse(bijector).forward_and_log_det(rebased, y, given)[0], x)

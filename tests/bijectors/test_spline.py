@@ -83,7 +83,7 @@ def test_wrong_parameters_are_an_error() -> None:
     one, two, three = np.zeros(1), np.zeros(2), np.zeros(3)
     with pytest.raises(PaviError, match="3 heights and 2 inner derivatives for 3 widths; got 2"):
         rational_quadratic_spline(0.0, three, two, two, BOUND)
-    with pytest.raises(PaviError, match="2 bins or more; got 1"):
+    with pytest.raises(PaviError, match="bins >= 2; got 1"):
         rational_quadratic_spline(0.0, one, one, np.zeros(0), BOUND)
     with pytest.raises(PaviError, match="bound > 0; got -1"):
         rational_quadratic_spline(0.0, two, two, one, -1.0)
