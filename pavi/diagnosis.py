@@ -353,6 +353,6 @@ def _remedies(fitted: Fitted) -> tuple[str, ...]:
     out = []
     if family.structure != "block":
         out.append("structure='block'")
-    if family.flow != "spline":
+    if "spline" not in family.flow:
         out.append("flow='spline'")
     return tuple(out)

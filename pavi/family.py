@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,8 @@ from pavi.integers import is_integer
 Encoding = Literal["auto", "free", "encoder", "encoder+free"]
 Structure = Literal["block", "prior", "mean_field"]
 Encoder = Literal["auto", "natural", "deep_set"]
-Flow = Literal["auto", "none", "affine", "spline"]
+Layer = Literal["affine", "spline", "coupling", "iaf"]
+Flow = Literal["auto", "none", Layer]
 
 _CHOICES = {"encoding": Encoding, "structure": Structure, "encoder": Encoder, "flow": Flow}
 _PER_VARIABLE = ("encoding", "encoder", "flow")
@@ -34,11 +35,16 @@ class Family:
             likelihood, and evidence adds. `"deep_set"`: a learned, permutation-invariant network.
             `"auto"`: natural, unless there are likelihoods that it cannot read and no free
             residual to make up for them.
-        flow: layers on top of the affine conditionals: `"spline"` or `"affine"` masked
-            autoregressive flows, `"none"`, or `"auto"`: a spline flow where copies are few.
+        flow: layers on top of the affine conditionals, `"none"`, or `"auto"`: a spline flow where
+            copies are few. A layer is `"spline"` or `"affine"`, masked autoregressive flows whose
+            density is one pass; `"iaf"`, an inverse autoregressive affine flow, whose draws are one
+            pass; or `"coupling"`, splines of one half of the vector given the other half (of a
+            vector of size 1, a spline given the context alone). A list of layers, as in
+            `["coupling", "spline"]`, is applied in that order from the base noise on; every
+            second layer takes the dimensions from the last to the first. Kept as a tuple.
         encoding_size: width of the deep set's encodings.
         hidden: units of the hidden layers.
-        layers: number of autoregressive layers.
+        layers: how often the layers of `flow` are repeated.
         newton_steps: relinearisations of a likelihood that is not Gaussian, in the natural encoder.
         joint_limit: largest number of dimensions for which a small plate that crosses another one
             is given one joint density over all of its elements.
@@ -52,7 +58,7 @@ class Family:
     encoding: Encoding = "auto"
     structure: Structure = "block"
     encoder: Encoder = "auto"
-    flow: Flow = "auto"
+    flow: Flow | Sequence[Layer] = "auto"
     encoding_size: int = 16
     hidden: int = 32
     layers: int = 1
@@ -62,15 +68,19 @@ class Family:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.flow, list | tuple):
+            self._check_layers(self.flow)
+            object.__setattr__(self, "flow", tuple(self.flow))
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise FamilyError(
-                    f"Family({name}={getattr(self, name)!r}): expected one of {get_args(choices)}."
-                )
+            value = getattr(self, name)
+            listed = name == "flow" and isinstance(value, tuple)
+            if not listed and value not in get_args(choices):
+                raise FamilyError(f"Family({name}={value!r}): expected one of {get_args(choices)}.")
         for name in ("encoding_size", "hidden", "layers", "newton_steps"):
             self._check_integer(name, 1, "a positive integer")
         for name in ("joint_limit", "residual_limit"):
             self._check_integer(name, 0, "0 or a positive integer")
+        overrides = {}
         for variable, options in self.overrides.items():
             for option in options:
                 if option not in _PER_VARIABLE:
@@ -78,7 +88,33 @@ class Family:
                         f"Family(overrides={{{variable!r}: {{{option!r}: ...}}}}): only "
                         f"{_PER_VARIABLE} may differ by variable."
                     )
-            replace(self, overrides={}, **options)
+            own = replace(self, overrides={}, **options)
+            overrides[variable] = {option: getattr(own, option) for option in options}
+        object.__setattr__(self, "overrides", overrides)
+
+    def _check_layers(self, names: Sequence[object]) -> None:
+        """Raises unless `names` are layers that the structure can have."""
+        known = get_args(Layer)
+        if not names:
+            raise FamilyError(
+                f"Family(flow={names!r}): a list names one layer or more, of {known}. For no flow "
+                "write flow='none'."
+            )
+        for name in names:
+            if name in ("auto", "none"):
+                raise FamilyError(
+                    f"Family(flow={names!r}): {name!r} is no layer. Write flow={name!r} without a "
+                    f"list, or list layers of {known}."
+                )
+            if name not in known:
+                raise FamilyError(
+                    f"Family(flow={names!r}): {name!r} is no layer; expected one of {known}."
+                )
+        if self.structure == "mean_field":
+            raise FamilyError(
+                f"Family(flow={names!r}): structure='mean_field' is independent Gaussians and has "
+                "no flow. Use structure='block' or 'prior', or leave out flow."
+            )
 
     def _check_integer(self, name: str, least: int, wanted: str) -> None:
         value = getattr(self, name)
@@ -92,11 +128,19 @@ class Family:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready description, from which `from_json` builds an equal family."""
-        out = {f.name: getattr(self, f.name) for f in fields(self)}
-        out["overrides"] = {k: dict(v) for k, v in self.overrides.items()}
+        out = {f.name: _jsonable(getattr(self, f.name)) for f in fields(self)}
+        out["overrides"] = {
+            variable: {option: _jsonable(value) for option, value in options.items()}
+            for variable, options in self.overrides.items()
+        }
         return out
 
     @classmethod
     def from_json(cls, description: Mapping[str, Any]) -> Family:
         """The family that `to_json` described."""
         return cls(**description)
+
+
+def _jsonable(value: Any) -> Any:
+    """A tuple as the list that JSON reads back."""
+    return list(value) if isinstance(value, tuple) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
+from typing import Literal
 
 from pavi.bijectors import (
     DENSE_LIMIT,
@@ -12,8 +13,10 @@ from pavi.bijectors import (
     Chain,
     ConditionalAffine,
     Identity,
+    Inverse,
     MaskedAutoregressive,
     ParameterSpec,
+    SplineCoupling,
 )
 from pavi.encoders import deep_set_parameters, table_width
 from pavi.errors import FamilyError
@@ -298,7 +301,7 @@ def _context(
 
 def _flow(
     family: Family,
-    flow: str,
+    flow: str | tuple[str, ...],
     dimension: int,
     single: bool,
     natural: bool,
@@ -307,7 +310,7 @@ def _flow(
     *,
     placed: bool,
 ) -> Bijector:
-    """Base noise -> autoregressive layers -> affine unless a potential is all, in that order."""
+    """Base noise -> layers -> affine unless a potential is all, in that order."""
     if mean_field:
         return ConditionalAffine(dimension, rank="diagonal")
     if flow == "auto":
@@ -325,17 +328,21 @@ def _flow(
     last = Identity(dimension, seen) if placed else affine
     if flow == "none":
         return last
-    layers: list[Bijector] = [
-        MaskedAutoregressive(
-            dimension,
-            context_size=seen,
-            hidden=(family.hidden,),
-            transformer="spline" if flow == "spline" else "affine",
-            reverse=layer % 2 == 1,
-        )
-        for layer in range(family.layers)
+    names = (flow if isinstance(flow, tuple) else (flow,)) * family.layers
+    layers = [
+        _layer(name, dimension, seen, family.hidden, reverse=place % 2 == 1)
+        for place, name in enumerate(names)
     ]
     return Chain((*layers, last))
+
+
+def _layer(name: str, size: int, context_size: int, hidden: int, *, reverse: bool) -> Bijector:
+    """The layer of one of the names of `Family(flow=[...])`."""
+    if name == "coupling":
+        return SplineCoupling(size, context_size, (hidden,), reverse=reverse)
+    transformer: Literal["spline", "affine"] = "spline" if name == "spline" else "affine"
+    layer = MaskedAutoregressive(size, context_size, (hidden,), transformer, reverse=reverse)
+    return Inverse(layer) if name == "iaf" else layer
 
 
 def _table_width(

@@ -358,7 +358,7 @@ def describe_block(plan: GuidePlan, block: BlockPlan) -> list[str]:
 def _flow(flow: Bijector) -> str:
     members = flow.bijectors if isinstance(flow, Chain) else (flow,)
     return " -> ".join(
-        f"{type(member).__name__}({member.size}"
+        f"{member.label}({member.size}"
         + (f", context {member.context_size})" if member.context_size else ")")
         for member in members
     )

@@ -18,6 +18,7 @@ from pavi.lowering import lower
         Family(),
         Family(encoding="free", structure="prior", encoder="deep_set", flow="affine", layers=3),
         Family(overrides={"a": {"encoding": "free"}, "b": {"flow": "none", "encoder": "natural"}}),
+        Family(flow=["coupling", "spline"], overrides={"a": {"flow": ["iaf"]}}),
         Family(joint_limit=0, residual_limit=0, newton_steps=7, hidden=4, encoding_size=2),
     ],
 )
@@ -34,6 +35,16 @@ def test_a_family_is_frozen_and_hashable() -> None:
     assert hash(family) == hash(Family(overrides={"a": {"encoding": "free"}}))
 
 
+def test_a_list_of_layers_is_kept_as_a_tuple() -> None:
+    layers = ["coupling", "spline"]
+    family = Family(flow=layers, overrides={"a": {"flow": layers}})
+    layers.append("affine")
+    assert family.flow == family.of("a", "flow") == ("coupling", "spline")
+    assert hash(family) == hash(Family(flow=("coupling", "spline")))
+    # What is stored of a name alone is as it always was.
+    assert Family(flow="spline").to_json()["flow"] == "spline"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -41,6 +52,14 @@ def test_a_family_is_frozen_and_hashable() -> None:
         ({"structure": "full"}, ["structure='full'", "'mean_field'"]),
         ({"encoder": "transformer"}, ["encoder='transformer'", "'deep_set'"]),
         ({"flow": "realnvp"}, ["flow='realnvp'", "'spline'"]),
+        ({"flow": ["spline", "realnvp"]}, ["['spline', 'realnvp']", "'realnvp' is", "'coupling'"]),
+        ({"flow": [["spline"]]}, ["['spline'] is no layer", "'coupling'"]),
+        ({"flow": []}, ["flow=[]", "one layer or more", "flow='none'"]),
+        ({"flow": ["auto", "spline"]}, ["'auto' is no layer", "flow='auto'"]),
+        ({"flow": ("none",)}, ["('none',)", "'none' is no layer", "flow='none'"]),
+        ({"flow": {"spline"}}, ["flow={'spline'}", "'auto'"]),
+        ({"flow": ["iaf"], "structure": "mean_field"}, ["['iaf']", "'mean_field'", "'block'"]),
+        ({"overrides": {"a": {"flow": ["cubic"]}}}, ["'cubic' is no layer"]),
         ({"hidden": 0}, ["hidden", "positive integer"]),
         ({"layers": 1.5}, ["layers", "positive integer"]),
         ({"newton_steps": -1}, ["newton_steps", "positive integer"]),

@@ -22,7 +22,14 @@ from pavi import (
     dist,
     ops,
 )
-from pavi.bijectors import Chain, ConditionalAffine, Identity
+from pavi.bijectors import (
+    Chain,
+    ConditionalAffine,
+    Identity,
+    Inverse,
+    MaskedAutoregressive,
+    SplineCoupling,
+)
 from pavi.lowering import lower
 from pavi.plan import BlockPlan, GuidePlan, describe_block
 
@@ -488,6 +495,33 @@ def test_flows_of_few_copies_are_splines_and_of_many_affine() -> None:
     ]
 
 
+def test_layers_are_applied_in_the_order_of_their_list() -> None:
+    plan = plan_of("county", Family(flow=["coupling", "iaf", "spline"], layers=2))
+    block = plan.block("globals")
+    size = block.dimension
+    iaf = MaskedAutoregressive(size, transformer="affine", reverse=True)
+    assert isinstance(block.flow, Chain)
+    assert block.flow.bijectors[:4] == (
+        SplineCoupling(size),
+        Inverse(iaf),
+        MaskedAutoregressive(size),
+        SplineCoupling(size, reverse=True),
+    )
+    assert isinstance(block.flow.bijectors[-1], ConditionalAffine)
+    assert len(block.flow.bijectors) == 7
+    printed = "SplineCoupling(2) -> Inverse[MaskedAutoregressive[affine]](2) -> "
+    assert printed.replace("2", str(size)) in str(plan)
+    # A county has one latent only: nothing to couple, yet no error.
+    assert plan.block("county").dimension == 1
+    assert isinstance(plan.block("county").flow, Chain)
+
+
+@pytest.mark.parametrize("name", ["spline", "affine"])
+def test_a_list_of_one_layer_is_what_its_name_says(name: Any) -> None:
+    one, listed = (plan_of("county", Family(flow=flow, layers=2)) for flow in (name, [name]))
+    assert one.blocks == listed.blocks
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("encoding", ["auto", "free", "encoder", "encoder+free"])
 @pytest.mark.parametrize("encoder", ["natural", "deep_set"])
@@ -514,6 +548,12 @@ def test_an_override_changes_its_block_alone() -> None:
     assert plan.block("batch").encoder == "deep_set"
     flow = plan_of("county", Family(overrides={"mu": {"flow": "none"}})).block("globals").flow
     assert isinstance(flow, ConditionalAffine)
+    listed = Family(flow="none", overrides={"effect": {"flow": ["coupling", "affine"]}})
+    flow = plan_of("county", listed).block("county").flow
+    assert [b.label for b in flow.bijectors[:2]] == [
+        "SplineCoupling",
+        "MaskedAutoregressive[affine]",
+    ]
 
 
 @pytest.mark.parametrize("name", ["nothing", "y", "floor"])
