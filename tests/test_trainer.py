@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from mapped_files import all_mapped, mapped_in
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import optimize
 from small_models import rng
 from varied_models import CASES
 
@@ -24,6 +25,7 @@ from pavi.schedule import CHUNK
 
 FAMILY = Family(flow="none", hidden=4)
 OWN, NOISE = 0.5, 0.7
+LOG_TWO_PI = float(np.log(2.0 * np.pi))
 COUNTS = [4, 1, 3, 2, 0, 6]
 
 
@@ -143,6 +145,50 @@ def test_sites_of_long_vectors_come_to_the_exact_posterior(backend: str) -> None
     assert np.sqrt((error**2).mean()) < 0.15
     ratio = posterior.sd(2000)["theta"] * precision**0.5
     assert np.sqrt(((ratio - 1.0) ** 2).mean()) < 0.05
+
+
+def test_layers_take_a_bent_posterior_that_no_gaussian_can(backend: str) -> None:
+    """A banana: of two globals all that is told is b + a^2."""
+    y, sd = 0.5, 0.3
+    graph = PlateGraph(
+        [],
+        [
+            Latent("a", dist.Normal(0.0, 1.0)),
+            Latent("b", dist.Normal(0.0, 1.0)),
+            Observed("y", lambda a, b: dist.Normal(b + a * a, sd)),
+        ],
+    )
+    grid = np.linspace(-6.0, 6.0, 1201)
+    a, b = np.meshgrid(grid, grid, sparse=True)
+    log_joint = -0.5 * (a**2 + b**2 + ((y - b - a**2) / sd) ** 2) - np.log(sd)
+    evidence = np.log(np.exp(log_joint).sum() * (grid[1] - grid[0]) ** 2) - 1.5 * LOG_TWO_PI
+
+    def negative_elbo(gaussian: np.ndarray) -> float:
+        # a = m + s e,  b = n + k e + t f:  y - b - a^2 = r - u e - s^2 e^2 - t f
+        m, n, k = gaussian[:3]
+        s, t = np.exp(gaussian[3:])
+        r, u = y - n - m**2, k + 2 * m * s
+        misfit = (r - s**2) ** 2 + 2 * s**4 + u**2 + t**2
+        prior = m**2 + s**2 + n**2 + k**2 + t**2
+        expected = -0.5 * (prior + misfit / sd**2) - np.log(sd) - 1.5 * LOG_TWO_PI
+        return -float(expected + 1.0 + LOG_TWO_PI + np.log(s * t))
+
+    gaussian = -min(optimize.minimize(negative_elbo, start).fun for start in np.eye(5)[:3])
+    family = Family(flow=["coupling", "spline"], hidden=4)
+    posterior = pavi.fit(
+        graph,
+        Data({"y": y}),
+        backend=backend,
+        family=family,
+        steps=600,
+        learning_rate=0.02,
+        seed=0,
+        progress=False,
+    )
+    value, error = posterior.elbo(2000)
+    assert gaussian < evidence - 0.5
+    assert value - 4 * error > gaussian + 0.25
+    assert value < evidence + 4 * error
 
 
 def test_a_fit_says_what_it_was(backend: str) -> None:
