@@ -45,8 +45,7 @@ REGISTRY: dict[str, Callable[[], Bijector]] = {
         MaskedAutoregressive(3, 2, (8,), transformer="affine", reverse=True)
     ),
     "coupling of one": lambda: SplineCoupling(1, bins=4),
-    "coupling, context": lambda: SplineCoupling(3, 2, hidden=(7, 5), bins=4),
-    "coupling, reversed": lambda: SplineCoupling(2, hidden=(8,), bins=4, reverse=True),
+    "coupling, reversed": lambda: SplineCoupling(3, 2, hidden=(7, 5), bins=4, reverse=True),
     "chain": lambda: Chain([ConditionalAffine(3), ConditionalAffine(3, 2)]),
     "chain of two contexts": lambda: Chain(
         [MaskedAutoregressive(2, 3, (4,), bins=4), ConditionalAffine(2), PseudoConjugateAffine(2)]
