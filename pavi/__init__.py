@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pavi import dist, ops, plot
     from pavi.calibrating import calibrate
     from pavi.calibration import Calibration
+    from pavi.components import responsibilities
     from pavi.data import Data
     from pavi.errors import (
         BackendError,
@@ -45,6 +46,7 @@ __all__ = [
     "fit",
     "Posterior",
     "load",
+    "responsibilities",
     "calibrate",
     "Calibration",
     "PaviError",
@@ -74,6 +76,7 @@ _HOMES = {
     "Posterior": "pavi.posterior",
     "Objective": "pavi.objective",
     "load": "pavi.loading",
+    "responsibilities": "pavi.components",
     "calibrate": "pavi.calibrating",
     "Calibration": "pavi.calibration",
     "PaviError": "pavi.errors",

@@ -104,9 +104,7 @@ class Mixture(Spec):
         log_densities = tuple(
             c.log_density(x) for c, x in zip(densities, self.inside(value), strict=True)
         )
-        terms = self._terms(log_densities, value)
-        after = ops.softmax(ops.stack(ops.broadcast_arrays(*terms), axis=-1), axis=-1)
-        weights, after = promote(self.weights, after)
+        weights, after = promote(self.weights, self.responsibilities(log_densities, value))
         # r_k = p(component k | value): d log p / d l_k = r_k - w_k, of which the derivative by l_k
         # is r_k (1 - r_k) - w_k (1 - w_k)
         score, information = after - weights, weights * (1.0 - weights) - after * (1.0 - after)
@@ -156,6 +154,11 @@ class Mixture(Spec):
         """
         terms = self._terms(log_densities, value)
         return ops.logsumexp(ops.stack(ops.broadcast_arrays(*terms), axis=-1), axis=-1)
+
+    def responsibilities(self, log_densities: tuple[Array, ...], value: Array) -> Array:
+        """Weights_k p_k(value) / sum_j weights_j p_j(value), `[..., K]`; as `combine`."""
+        terms = self._terms(log_densities, value)
+        return ops.softmax(ops.stack(ops.broadcast_arrays(*terms), axis=-1), axis=-1)
 
     def _log_weights(self) -> Array:
         """A weight of 0 leaves its component out, without a NaN from the gradient of log 0."""
