@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy_backend import install, random_posterior
 from scipy.stats import multivariate_normal
+from varied_models import Case
+
+from pavi import Family, components
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -84,6 +88,58 @@ def test_the_model_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {}
     exec(compile(block, "README.md", "exec"), names)
     assert names["data"].bind(names["graph"]).sizes == {"county": 85, "home": 919}
+
+
+def random_posterior_of(graph: Any, data: Any) -> Any:
+    """Of an example's model, with random weights on NumPy."""
+    return random_posterior(Case(lambda: (graph, data), Family(hidden=4, encoding_size=3)))
+
+
+def test_radon_slopes_hides_homes_and_finds_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(monkeypatch)
+    functions = example("radon_slopes")
+    hidden = np.array([3, 900, 41])
+    posterior = random_posterior_of(functions["graph"](), functions["data"](hidden))
+    assert posterior.data.sizes == {"county": 85, "home": 919}
+    np.testing.assert_array_equal(
+        np.nonzero(~posterior.data.masks["log_radon"])[0], np.sort(hidden)
+    )
+    assert "3 hidden homes: " in functions["report"](posterior, hidden, 50)
+    functions["picture"](posterior, hidden, tmp_path / "slopes.png")
+    assert (tmp_path / "slopes.png").stat().st_size > 10_000
+
+
+def test_birds_gives_the_kind_of_each_site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    install(monkeypatch)
+    density = components._density("numpyro")
+    monkeypatch.setattr(components, "_density", lambda _: density)
+    functions = example("birds")
+    posterior = random_posterior_of(functions["graph"](), functions["data"]())
+    assert posterior.data.sizes == {"site": 235, "year": 9}
+    text = functions["report"](posterior, 50)
+    assert "Of 235 sites, " in text
+    assert "43 counts are missing; " in text
+    functions["picture"](posterior, tmp_path / "birds.png")
+    assert (tmp_path / "birds.png").stat().st_size > 10_000
+
+
+def test_pumps_compares_its_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("arviz")
+    install(monkeypatch)
+    functions = example("pumps")
+    posteriors = {
+        model: random_posterior_of(functions["graph"](model), functions["data"]())
+        for model in functions["MODELS"]
+    }
+    assert len(functions["comparison"](posteriors).splitlines()) == 4
+    own = posteriors["a rate for each"]
+    assert "Against NUTS: " in functions["report"](own)
+    assert len(functions["forecast"](own).rpartition(": ")[2].split()) == 10
+    functions["picture"](own, tmp_path / "pumps.png")
+    assert (tmp_path / "pumps.png").stat().st_size > 10_000
 
 
 def test_cortex_makes_the_same_measurements_whatever_is_read_with_them() -> None:
