@@ -20,6 +20,8 @@ from pavi.integers import is_integer
 class Mixture(Spec):
     """A mixture of K specs; which of them a draw is from is summed out.
 
+    `pavi.responsibilities` gives it back, as probabilities, once there is a posterior.
+
     The components have supports of one kind. Where an observed variable's differ in their bounds,
     as Binomial(5, p) and Binomial(10, p) do, the mixture's goes from the lowest to the highest of
     them, and a component has density 0 outside of its own.
