@@ -183,7 +183,11 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         row[f"{name}_covered"] = float((np.abs(mean - truth[name]) < Z90 * sd).mean())
     for name, true in TRUTH.items():
         mean, sd = found[name]
-        row[name], row[f"{name}_sd"], row[f"{name}_off"] = float(mean), float(sd), mean / true - 1.0
+        row[name], row[f"{name}_sd"], row[f"{name}_off"] = (
+            float(mean),
+            float(sd),
+            float(mean / true - 1.0),
+        )
     return row
 
 

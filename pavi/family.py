@@ -45,7 +45,8 @@ class Family:
         encoding_size: width of the deep set's encodings.
         hidden: units of the hidden layers.
         layers: how often the layers of `flow` are repeated.
-        newton_steps: relinearisations of a likelihood that is not Gaussian, in the natural encoder.
+        newton_steps: relinearisations of a likelihood that is not Gaussian, in the natural encoder;
+            5 at least where nothing is learned that would correct them.
         joint_limit: largest number of dimensions for which a small plate that crosses another one
             is given one joint density over all of its elements.
         residual_limit: largest number of copies that `"auto"` gives a free residual row.

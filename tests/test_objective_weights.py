@@ -223,13 +223,13 @@ def test_a_number_out_of_its_range_is_an_error(options: dict[str, Any], words: l
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize("asked", ["local", "global", Objective("local", 4, 0.5)])
-def test_every_objective_trains(asked: Any, backend: str) -> None:
-    """A short fit of a nearly Gaussian posterior, at which all bounds agree: 0.15 sd."""
+def test_every_objective_trains(backend: str) -> None:
+    """Short fits of a nearly Gaussian posterior, at which all bounds agree: 0.15 sd."""
     graph, data = MODELS["county"]()
-    options: Any = {"steps": 1500, "num_particles": 4, "progress": False, "learning_rate": 0.02}
+    options: Any = {"steps": 1200, "num_particles": 4, "progress": False, "learning_rate": 0.02}
     plain = pavi.fit(graph, data, backend=backend, objective="elbo", **options)
-    fitted = pavi.fit(graph, data, backend=backend, objective=asked, **options)
-    mean, sd, found = plain.mean(20_000), plain.sd(20_000), fitted.mean(20_000)
-    for name in ("mu", "slope"):
-        assert (np.abs(found[name] - mean[name]) < 0.15 * sd[name]).all(), name
+    mean, sd = plain.mean(20_000), plain.sd(20_000)
+    for asked in ("local", Objective("global", 8, 0.5)):
+        found = pavi.fit(graph, data, backend=backend, objective=asked, **options).mean(20_000)
+        for name in ("mu", "slope"):
+            assert (np.abs(found[name] - mean[name]) < 0.15 * sd[name]).all(), (asked, name)

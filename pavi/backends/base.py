@@ -40,6 +40,29 @@ class Settings:
     objective: Objective = ELBO
 
 
+class Stage(NamedTuple):
+    """What the steps of a program do that follow one of the two estimators.
+
+    Attributes:
+        raised: the bound.
+        held: weights and tables that are not trained.
+    """
+
+    raised: Objective
+    held: frozenset[str]
+
+
+def stage(plan: GuidePlan, settings: Settings, *, path: bool) -> Stage:
+    """The approach, or what comes after it.
+
+    In the approach what refines is held, so that the compiler need not differentiate it, and the
+    ELBO is raised: it is the bound that falls most steeply towards the posterior.
+    """
+    if settings.gradient == "auto" and not path:
+        return Stage(ELBO, plan.refining)
+    return Stage(settings.objective, frozenset())
+
+
 class Rates(NamedTuple):
     """What changes from step to step, `[steps]` each.
 

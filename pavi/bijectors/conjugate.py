@@ -117,7 +117,10 @@ def _cholesky(potential: GaussianPotential) -> Array:
 
 
 def _solve(cholesky: Array, vector: Array, *, transpose: bool = False) -> Array:
-    """Solves `L z = vector` (or `L' z = vector`) for vectors `[..., d]`."""
+    """Solves `L z = vector` (or `L' z = vector`) for vectors `[..., d]`.
+
+    The vectors may have one leading axis more than the factors, or a longer one than theirs of 1.
+    """
     if ops.shape(cholesky)[-1] == 1:
         return vector / cholesky[..., 0]
     lead, rank = ops.shape(vector)[0], len(ops.shape(vector))

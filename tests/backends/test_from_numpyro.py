@@ -296,7 +296,7 @@ def test_an_index_out_of_range_is_an_error() -> None:
     with pytest.raises(pavi.DataError, match=r"plate 'home' in 'county' is out of range: 4"):
         pavi.PlateGraph.from_numpyro(nested, COUNTY + 1, Y)
     with pytest.raises(pavi.DataError, match=r"plate 'home' in 'county' is out of range: 4"):
-        pavi.PlateGraph.from_numpyro(three_levels, STATE, COUNTY + 1, Y)
+        pavi.PlateGraph.from_numpyro(three_levels, jnp.asarray(STATE), COUNTY + 1, Y)
 
 
 def test_one_row_is_read_as_many_are() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from pavi import objective
-from pavi.backends.base import Arrays, Rates, Settings
+from pavi.backends.base import Arrays, Rates, Settings, stage
 from pavi.backends.numpyro.compilation import compiled, one_blas_thread
 from pavi.backends.numpyro.distributions import log_prob
 from pavi.backends.numpyro.precision import precision
@@ -195,11 +195,7 @@ class JaxProgram:
         places: dict[str, Any] = {} if call is None else call.places
         sizes = {plate: index.shape[0] for plate, index in batch.indices.items()}
         key, key_noise = jax.random.split(state.key)
-        # What refines is held in the approach: the compiler need not differentiate it. The ELBO is
-        # the bound that falls most steeply towards the posterior.
-        approach = self._settings.gradient == "auto" and not path
-        held = self._plan.refining if approach else frozenset()
-        raised = objective.ELBO if approach else self._settings.objective
+        raised, held = stage(self._plan, self._settings, path=path)
         noise = objective.base_noise(
             self._plan,
             self._settings.num_particles,

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 from pavi import objective
-from pavi.backends.base import Arrays, Rates, Settings
+from pavi.backends.base import Arrays, Rates, Settings, stage
 from pavi.backends.tfp.compilation import compiled
 from pavi.backends.tfp.distributions import log_prob
 from pavi.batch import Batch
@@ -187,11 +187,7 @@ class TensorFlowProgram:
         (own, places), rate = inputs
         batch = together(resident, own)
         sizes = {plate: index.shape[0] for plate, index in batch.indices.items()}
-        # What refines is held in the approach: the compiler need not differentiate it. The ELBO is
-        # the bound that falls most steeply towards the posterior.
-        approach = self._settings.gradient == "auto" and not path
-        held = self._plan.refining if approach else frozenset()
-        raised = objective.ELBO if approach else self._settings.objective
+        raised, held = stage(self._plan, self._settings, path=path)
         # A generator of no state: the bits depend on the seed and the step alone.
         noise = objective.base_noise(
             self._plan,
