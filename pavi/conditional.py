@@ -13,6 +13,7 @@ from pavi.errors import DataError
 from pavi.fitted import Fitted
 from pavi.grouping import Grouping, Parts, parts
 from pavi.noise import Noise
+from pavi.objective import Terms
 from pavi.subsampling import check_paths
 
 # Draws of one compiled call, if they fit: every stage has the same, to be compiled once.
@@ -68,13 +69,12 @@ class Conditional:
 
     def evaluated(self, given: np.ndarray, noise: Arrays) -> Drawn:
         """The draws of some noise, of which as many count as `given` has."""
-        fitted, count = self.fitted, len(given)
-        terms = fitted.functions.terms(fitted.weights, self._rows, noise, self.batch)
+        terms, count = self.terms(noise), len(given)
         log_p, log_q = (
-            {name: np.asarray(term)[:count] for name, term in part.items()}
+            {name: term[:count] for name, term in part.items()}
             for part in (terms.log_p, terms.log_q)
         )
-        found = parts(fitted.plan, self.groups, log_p, log_q, self.batch)
+        found = parts(self.fitted.plan, self.groups, log_p, log_q, self.batch)
         local, told = (
             {plate: part[:, self.places[plate]] for plate, part in side.items()}
             for side in (found.local, found.told)
@@ -101,15 +101,15 @@ class Conditional:
             noise = {n: eps[place - first] for n, eps in held.items()} | local.draw(self.call)
             yield place[: given * each - start], noise
 
-    def terms(self, noise: Arrays) -> tuple[Arrays, Arrays]:
-        """Log p of each copy and log q of each block at the draws of some noise, in float64."""
+    def terms(self, noise: Arrays) -> Terms:
+        """The draws of some noise, with their terms in float64: sums over groups are long."""
         fitted = self.fitted
         terms = fitted.functions.terms(fitted.weights, self._rows, noise, self.batch)
         log_p, log_q = (
             {name: np.asarray(term, np.float64) for name, term in part.items()}
             for part in (terms.log_p, terms.log_q)
         )
-        return log_p, log_q
+        return Terms(terms.values, log_p, log_q)
 
 
 def _partable(fitted: Fitted, plate: str) -> bool:

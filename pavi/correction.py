@@ -60,11 +60,8 @@ def corrected(
             picked = none if plate is None else picks[plate][given][:, column]
             draw, *place = np.nonzero(within.reshape(-1, *(1,) * column.ndim) == picked)
             out[name][(given[draw], *place)] = value[(draw, *place)]
-    for name in names:
-        for axis, plate in enumerate(plan.graph.variables[name].plates):
-            if plate in places:
-                out[name] = np.take(out[name], places[plate], axis=1 + axis)
-    return out
+    variables = plan.graph.variables
+    return {n: elements.taken(value, variables[n].plates, places) for n, value in out.items()}
 
 
 def _check(groups: Grouping, chosen: Mapping[str, np.ndarray], each: int) -> None:

@@ -86,6 +86,14 @@ def kept(data: BoundData, chosen: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     return out
 
 
+def taken(value: np.ndarray, plates: Sequence[str], at: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Draws `[S, *plates, ...]` at the given places of those plates that have some."""
+    for axis, plate in enumerate(plates):
+        if plate in at:
+            value = np.take(value, at[plate], axis=1 + axis)
+    return value
+
+
 def places(indices: np.ndarray, elements: np.ndarray) -> np.ndarray:
     """Places of ground elements among the rows of a batch, which has all of them."""
     order = np.argsort(indices, kind="stable")

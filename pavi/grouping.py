@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pavi import ops
-from pavi.alignment import pool, product
+from pavi.alignment import pool
 from pavi.batch import Batch
-from pavi.model import weighted_sum
+from pavi.model import present, weighted_sum
 from pavi.plan import BlockPlan, GuidePlan
 
 Array = Any
@@ -174,17 +174,11 @@ def parts(
         if plate is None:
             rest = rest + weighted_sum(term, batch, plates)
             continue
-        pooled = pooled_to(plan, (plate,), _present(term, plates, batch), plates, batch)
+        pooled = pooled_to(plan, (plate,), term * present(batch, plates), plates, batch)
         local[plate] = local[plate] + pooled
         if tells:
             told[plate] = told[plate] - pooled
     return Parts(rest, local, told)
-
-
-def _present(term: Array, plates: tuple[str, ...], batch: Batch) -> Array:
-    """A term `[S, *plates]` without what rows of padding have of it."""
-    weights = product({p: batch.weights[p] for p in plates}, plates)
-    return term if weights is None else term * ops.cast(weights > 0, term)
 
 
 def pooled_to(

@@ -67,6 +67,11 @@ def observed_value(graph: PlateGraph, name: str, batch: Batch, lead: int) -> Arr
     return with_lead(batch.values[name], lead, len(variable.plates) + len(variable.event))
 
 
+def present(batch: Batch, plates: Sequence[str]) -> Array | None:
+    """1 for the rows of a batch and 0 for its padding, `[*plates]`; None for no plates."""
+    return product({p: ops.cast(batch.weights[p] > 0, batch.weights[p]) for p in plates}, plates)
+
+
 def row_weights(
     graph: PlateGraph, name: str, batch: Batch, *, importance: bool = True
 ) -> Array | None:
@@ -79,10 +84,8 @@ def row_weights(
         importance: whether each row stands for N / N^r rows (paper, eq. 8), or for itself.
     """
     variable = graph.variables[name]
-    weights = batch.weights
-    if not importance:
-        weights = {p: ops.cast(batch.weights[p] > 0, batch.weights[p]) for p in variable.plates}
-    out = product(weights, variable.plates)
+    plates = variable.plates
+    out = product(batch.weights, plates) if importance else present(batch, plates)
     mask = batch.masks.get(name)
     if mask is None:
         return out

@@ -14,7 +14,7 @@ from pavi.batch import Batch
 from pavi.errors import PaviError
 from pavi.grouping import grouping, parts
 from pavi.integers import is_integer
-from pavi.model import LogProb, pointwise_terms, weighted_sum
+from pavi.model import LogProb, log_terms, pointwise_terms, weighted_sum
 from pavi.plan import GuidePlan
 
 Array = Any
@@ -142,16 +142,30 @@ def estimates(
     Returns:
         `[S]`.
     """
+    if objective.weights == "local":
+        return _local(plan, objective, log_prob, params, rows, noise, batch, path=path)
+    ratio = elbo_samples(plan, log_prob, params, rows, noise, batch, path=path)
     if objective.weights == "none":
-        return elbo_samples(plan, log_prob, params, rows, noise, batch, path=path)
-    draw, log_q = _drawn(plan, params, rows, noise, batch, path=path)
-    log_p = pointwise_terms(plan.graph, log_prob, draw.values, batch)
-    if objective.weights == "global":
-        ratio = _ratio(plan, log_p, log_q, batch)
-        ratio = ops.reshape(ratio, (-1, objective.draws))
-        return _bound(ratio, objective, path=path)
+        return ratio
+    return _bound(ops.reshape(ratio, (-1, objective.draws)), objective, path=path)
+
+
+def _local(
+    plan: GuidePlan,
+    objective: Objective,
+    log_prob: LogProb,
+    params: Mapping[str, Array],
+    rows: Mapping[str, Array],
+    noise: Mapping[str, Array],
+    batch: Batch,
+    *,
+    path: bool,
+) -> Array:
+    """Estimates of the bound of which each group is weighted by itself, `[S]`."""
+    draw, evaluated = _drawn(plan, params, rows, noise, batch, path=path)
     groups = grouping(plan)
-    log_q |= {name: draw.log_prob[name] for name in groups.local}
+    log_p = pointwise_terms(plan.graph, log_prob, draw.values, batch)
+    log_q = evaluated.log_prob | {name: draw.log_prob[name] for name in groups.local}
     own = parts(plan, groups, log_p, log_q, batch)
     total = own.rest
     if ops.shape(total)[0] > 1:
@@ -195,8 +209,11 @@ def elbo_samples(
     Returns:
         `[S]`.
     """
-    draw, log_q = _drawn(plan, params, rows, noise, batch, path=path)
-    return _ratio(plan, pointwise_terms(plan.graph, log_prob, draw.values, batch), log_q, batch)
+    draw, evaluated = _drawn(plan, params, rows, noise, batch, path=path)
+    log_p: Array = 0.0
+    for term in log_terms(plan.graph, log_prob, draw.values, batch).values():
+        log_p = log_p + term
+    return log_p - guide.weighted_log_prob(plan, evaluated, batch)
 
 
 def _drawn(
@@ -207,26 +224,12 @@ def _drawn(
     batch: Batch,
     *,
     path: bool,
-) -> tuple[guide.Draw, dict[str, Array]]:
-    """Draws, and log q of each copy, `{block: [S, *axes]}`, whose score `path` leaves out."""
+) -> tuple[guide.Draw, guide.Draw]:
+    """A draw, and the same with a density whose score `path` leaves out."""
     draw = guide.sample(plan, params, rows, noise, batch)
     if not path:
-        return draw, dict(draw.log_prob)
-    evaluated = guide.evaluate(plan, held(params, params), held(rows, rows), draw, batch)
-    return draw, dict(evaluated.log_prob)
-
-
-def _ratio(
-    plan: GuidePlan, log_p: Mapping[str, Array], log_q: Mapping[str, Array], batch: Batch
-) -> Array:
-    """Log p - log q of all latents, each copy's term standing for N_i / N_i^r copies: `[S]`."""
-    variables = plan.graph.variables
-    total: Array = 0.0
-    for name, term in log_p.items():
-        total = total + weighted_sum(term, batch, variables[name].plates)
-    for name, term in log_q.items():
-        total = total - weighted_sum(term, batch, plan.block(name).axes)
-    return total
+        return draw, draw
+    return draw, guide.evaluate(plan, held(params, params), held(rows, rows), draw, batch)
 
 
 def _bound(ratio: Array, objective: Objective, *, path: bool) -> Array:

@@ -155,10 +155,7 @@ class Posterior:
         start = 0
         for drawn in fitted.draws(num_samples, seed, batch):
             for name in names:
-                value = drawn[name]
-                for axis, plate in enumerate(self.graph.variables[name].plates):
-                    if plate in places:
-                        value = np.take(value, places[plate], axis=1 + axis)
+                value = elements.taken(drawn[name], self.graph.variables[name].plates, places)
                 if not start:
                     # Filled chunk by chunk: parts to be joined would take the memory twice.
                     out[name] = np.empty((num_samples, *value.shape[1:]), value.dtype)

@@ -193,9 +193,7 @@ def _taken(latent: Random, value: np.ndarray, places: Places, at: Places) -> np.
     """A latent's draws at other elements of its plates."""
     if any((places[plate] < 0).all() for plate in latent.plates):
         return np.zeros((len(value), *(len(at[p]) for p in latent.plates), *latent.event))
-    for axis, plate in enumerate(latent.plates):
-        value = np.take(value, at[plate], axis=1 + axis)
-    return value
+    return elements.taken(value, latent.plates, at)
 
 
 def _rows_at(indices: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -81,7 +81,7 @@ def _moved(
         changed[name] = m + np.exp(s) * eps
         # log q' = log q(eps') + (eps'^2 - eps^2) / 2 - s, summed over the vector
         log_density[name] = (0.5 * (changed[name] ** 2 - eps**2) - s).sum(-1)
-    log_p, log_q = conditional.terms(changed)
+    _, log_p, log_q = conditional.terms(changed)
     return log_p, {n: q + log_density[n] if n in log_density else q for n, q in log_q.items()}
 
 

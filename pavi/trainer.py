@@ -203,6 +203,7 @@ class Trainer:
             run.close()
         weights, tables = run.fitted()
         self._programs.give_back(adapter, self.plan, self._settings, run.program)
+        verdict = run.verdict
         return Posterior(
             plan=self.plan,
             data=self.data,
@@ -211,8 +212,8 @@ class Trainer:
             tables=tables,
             dtype=self._settings.dtype,
             history=run.history,
-            converged=run.verdict.converged,
-            verdict=run.verdict.reason,
+            converged=verdict.converged,
+            verdict=verdict.reason,
             seconds=run.seconds,
         )
 

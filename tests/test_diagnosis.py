@@ -200,6 +200,16 @@ def test_every_backend_finds_the_same(backend: str) -> None:
 # --- groups -------------------------------------------------------------------------------------
 
 
+def test_sums_over_groups_are_in_double_precision() -> None:
+    """Terms of a single-precision guide, of which a large model sums millions."""
+    posterior = random_posterior(CASES["poisson"], "float32")
+    groups = grouping(posterior.plan)
+    chosen = {g.plate: np.arange(posterior.data.sizes[g.plate]) for g in groups.groups}
+    (drawn,) = Conditional(posterior._fitted, groups, chosen).draw(2, 3, 0)
+    assert drawn.parts.rest.dtype == np.float64
+    assert all(part.dtype == np.float64 for part in drawn.parts.local.values())
+
+
 def test_khat_of_each_group_is_that_of_numpy() -> None:
     posterior, size = effects(mean=False, family=ROWS), 300
     posterior.tables["group"][:-1] = rng(3).normal(0.0, 0.6, (5, 2))
